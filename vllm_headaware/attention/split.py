@@ -1,0 +1,161 @@
+"""The splitter: one attention layer becomes one child layer per head class."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from vllm.config import VllmConfig
+from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.models.utils import extract_layer_index
+from vllm.v1.attention.backend import AttentionType
+from vllm.v1.kv_cache_interface import KVCacheSpec
+
+from vllm_headaware.attention.backend import BACKENDS
+from vllm_headaware.cache.specs import make_spec
+from vllm_headaware.errors import HeadAwareError
+from vllm_headaware.plan import HeadClass, Plan
+
+
+class HeadClassAttention(Attention):
+    """The KV heads of one class of one layer: a stock attention layer with its own KV group.
+
+    The head count is part of the layer's name, because vLLM wants equally named layers to be alike
+    on all tensor-parallel ranks.
+    """
+
+    def __init__(
+        self, parent: Attention, head_class: HeadClass, num_kv_heads: int, config: VllmConfig
+    ) -> None:
+        group = parent.num_heads // parent.num_kv_heads
+        super().__init__(
+            num_heads=num_kv_heads * group,
+            head_size=parent.head_size,
+            scale=parent.impl.scale,
+            num_kv_heads=num_kv_heads,
+            cache_config=config.cache_config,
+            quant_config=parent.quant_config,
+            logits_soft_cap=getattr(parent.impl, "logits_soft_cap", None) or None,
+            prefix=f"{parent.layer_name}.{head_class.name}{num_kv_heads}",
+            attn_backend=BACKENDS[config.device_config.device_type],
+        )
+        self.head_class = head_class
+
+    def get_kv_cache_spec(self, vllm_config: VllmConfig) -> KVCacheSpec:
+        """The class's own spec: its block size, and what it keeps."""
+        return make_spec(
+            self.head_class,
+            num_kv_heads=self.num_kv_heads,
+            head_size=self.head_size,
+            dtype=self.kv_cache_torch_dtype,
+            vllm_config=vllm_config,
+        )
+
+
+class HeadSplitAttention(nn.Module):
+    """Stands where an Attention layer stood and deals its heads to child layers.
+
+    Args:
+        parent: the layer it replaces; it is unregistered.
+        heads: KV head indices (of this rank) of each class.
+        classes: the plan's head classes.
+    """
+
+    def __init__(
+        self,
+        parent: Attention,
+        heads: tuple[tuple[int, ...], ...],
+        classes: tuple[HeadClass, ...],
+        config: VllmConfig,
+    ) -> None:
+        super().__init__()
+        self.layer_name = parent.layer_name
+        self.num_kv_heads = parent.num_kv_heads
+        self.num_heads = parent.num_heads
+        self.head_size = parent.head_size
+        del config.compilation_config.static_forward_context[parent.layer_name]
+        present = [(c, own) for c, own in zip(classes, heads, strict=True) if own]
+        self.children_by_class = nn.ModuleList(
+            HeadClassAttention(parent, head_class, len(own), config) for head_class, own in present
+        )
+        order = [head for _, own in present for head in own]
+        self.counts = [len(own) for _, own in present]
+        self.in_order = order == sorted(order)
+        self.register_buffer("order", torch.tensor(order), persistent=False)
+        self.register_buffer("restore", torch.tensor(order).argsort(), persistent=False)
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        output_shape: torch.Size | None = None,
+        output_dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        """Attend, each class to its own cache.
+
+        Args:
+            query: [num_tokens, num_heads * head_size]
+            key, value: [num_tokens, num_kv_heads * head_size]
+
+        Returns:
+            [num_tokens, num_heads * head_size], heads in the model's order.
+        """
+        if len(self.counts) == 1:
+            return self.children_by_class[0](query, key, value, output_shape, output_dtype)
+        parts = zip(
+            self.children_by_class,
+            *(self._deal(tensor) for tensor in (query, key, value)),
+            strict=True,
+        )
+        outputs = [child(q, k, v, output_dtype=output_dtype) for child, q, k, v in parts]
+        joined = torch.cat(outputs, dim=-1).view(query.shape[0], self.num_kv_heads, -1)
+        if not self.in_order:
+            joined = joined.index_select(1, self.restore)
+        return joined.flatten(1)
+
+    def _deal(self, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Split [num_tokens, num_kv_heads * x] into one [num_tokens, heads * x] per class."""
+        by_head = tensor.unflatten(-1, (self.num_kv_heads, -1))
+        if not self.in_order:
+            by_head = by_head.index_select(1, self.order)
+        return tuple(part.flatten(1) for part in by_head.split(self.counts, dim=1))
+
+
+def split_model(model: nn.Module, config: VllmConfig, plan: Plan, rank: int) -> None:
+    """Replace every decoder attention layer of a freshly built model, before weights are loaded.
+
+    Raises:
+        HeadAwareError: a layer that cannot be split, or layers the plan does not cover.
+    """
+    found = 0
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, Attention) or isinstance(module, HeadClassAttention):
+            continue
+        _require_splittable(module)
+        index = extract_layer_index(module.layer_name)
+        split = HeadSplitAttention(module, plan.heads(index, rank), plan.classes, config)
+        parent_name, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(parent_name), attribute, split)
+        found += 1
+    if found != plan.geometry.num_layers:
+        raise HeadAwareError(
+            f"the plan covers {plan.geometry.num_layers} attention layers, the model has {found};"
+            " this architecture is not supported by --kv-policy"
+        )
+
+
+def _require_splittable(layer: Attention) -> None:
+    reasons = {
+        "is not decoder self-attention": layer.attn_type != AttentionType.DECODER,
+        "has a sliding window of its own": layer.sliding_window is not None,
+        "has attention sink weights": layer.has_sink,
+        "uses ALiBi": getattr(layer.impl, "alibi_slopes", None) is not None,
+        "shares the KV cache of another layer": layer.kv_sharing_target_layer_name is not None,
+        "has values of another size than keys": layer.head_size_v != layer.head_size,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise HeadAwareError(
+                f"attention layer {layer.layer_name} {reason}: not supported by --kv-policy"
+                " headaware; serve this model without it"
+            )

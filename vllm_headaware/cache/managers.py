@@ -1,0 +1,120 @@
+"""The block manager of sink + window classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vllm.v1.core.block_pool import BlockPool
+from vllm.v1.core.kv_cache_utils import BlockHashList, KVCacheBlock, resolve_block_hashes
+from vllm.v1.core.single_type_kv_cache_manager import SingleTypeKVCacheManager
+from vllm.v1.kv_cache_interface import KVCacheSpec
+
+from vllm_headaware.cache.specs import SinkWindowSpec
+
+
+class SinkWindowManager(SingleTypeKVCacheManager):
+    """Keeps the sink blocks and the blocks of the window; everything between goes back at once.
+
+    A hole in a request's block list is the pool's null block, as for vLLM's sliding windows, so
+    positions in the list stay positions in the sequence.
+    """
+
+    kv_cache_spec: SinkWindowSpec
+
+    def __init__(self, kv_cache_spec: SinkWindowSpec, **kwargs) -> None:
+        super().__init__(kv_cache_spec, **kwargs)
+        self.num_window_freed = 0
+        """Blocks that left a window since the engine started."""
+
+    def remove_skipped_blocks(
+        self,
+        request_id: str,
+        processed_computed_tokens: int,
+        num_prompt_tokens: int | None = None,
+    ) -> None:
+        """Give back the blocks between the sinks and the next query's window."""
+        blocks = self.req_to_blocks.get(request_id)
+        if not blocks:
+            return
+        spec = self.kv_cache_spec
+        end = min(spec.first_window_block(processed_computed_tokens), len(blocks))
+        free_before = self.block_pool.get_num_free_blocks()
+        self._remove_blocks_in_range(request_id, spec.sink_blocks, end)
+        self.num_window_freed += self.block_pool.get_num_free_blocks() - free_before
+
+    def get_num_blocks_to_allocate(
+        self,
+        request_id: str,
+        num_tokens: int,
+        new_computed_blocks: Sequence[KVCacheBlock],
+        total_computed_tokens: int,
+        num_local_computed_tokens: int,
+        num_tokens_main_model: int,
+        apply_admission_cap: bool = False,
+        prefill_end: int = 0,
+    ) -> int:
+        """Blocks to take from the pool: new ones, and cached ones that are in its free list."""
+        held = len(self.req_to_blocks.get(request_id, ())) + len(new_computed_blocks)
+        new = max(-(-num_tokens // self.block_size) - held, 0)
+        if apply_admission_cap:
+            new = min(new, self.kv_cache_spec.max_blocks_per_request)
+        return new + self._get_num_evictable_blocks(new_computed_blocks)
+
+    def add_local_computed_blocks(
+        self,
+        request_id: str,
+        new_computed_blocks: Sequence[KVCacheBlock],
+        num_local_computed_tokens: int,
+        num_external_computed_tokens: int,
+    ) -> None:
+        """Adopt the blocks of a prefix hit: sinks, holes, and the window before the hit's end."""
+        own = self.req_to_blocks[request_id]
+        assert not own, "a prefix hit is adopted before any block is allocated"
+        self.block_pool.touch([block for block in new_computed_blocks if not block.is_null])
+        own.extend(new_computed_blocks)
+        self.num_cached_block[request_id] = len(own)
+
+    @classmethod
+    def find_longest_cache_hit(
+        cls,
+        block_hashes: BlockHashList,
+        max_length: int,
+        kv_cache_group_ids: list[int],
+        block_pool: BlockPool,
+        kv_cache_spec: KVCacheSpec,
+        drop_eagle_block: bool,
+        alignment_tokens: int,
+        dcp_world_size: int = 1,
+        pcp_world_size: int = 1,
+    ) -> tuple[tuple[list[KVCacheBlock], ...], int]:
+        """The longest aligned prefix whose sinks and whose last window are all cached."""
+        assert isinstance(kv_cache_spec, SinkWindowSpec)
+        spec, size = kv_cache_spec, kv_cache_spec.block_size
+        hashes = resolve_block_hashes(block_hashes, block_pool.hash_block_size, size)
+        step = alignment_tokens
+        cached: dict[int, list[KVCacheBlock] | None] = {}
+
+        def look_up(index: int) -> list[KVCacheBlock] | None:
+            if index not in cached:
+                cached[index] = block_pool.get_cached_block(hashes[index], kv_cache_group_ids)
+            return cached[index]
+
+        longest = min(max_length, len(hashes) * size) // step * step
+        for length in range(longest, 0, -step):
+            needed = visible_blocks(spec, length)
+            if all(look_up(index) for index in needed):
+                hit: tuple[list[KVCacheBlock], ...] = tuple(
+                    [block_pool.null_block] * (length // size) for _ in kv_cache_group_ids
+                )
+                for index in needed:
+                    for blocks, block in zip(hit, look_up(index) or (), strict=True):
+                        blocks[index] = block
+                return hit, length
+        return tuple([] for _ in kv_cache_group_ids), 0
+
+
+def visible_blocks(spec: SinkWindowSpec, num_tokens: int) -> list[int]:
+    """Indices of the full blocks of num_tokens tokens that the next query sees."""
+    end = num_tokens // spec.block_size
+    start = max(spec.first_window_block(num_tokens), min(spec.sink_blocks, end))
+    return [*range(end - 1, start - 1, -1), *range(min(spec.sink_blocks, end))]

@@ -1,0 +1,101 @@
+"""KV-cache specs of head classes: what vLLM's allocator needs to know about a child layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vllm.utils.math_utils import cdiv
+from vllm.v1.kv_cache_interface import AttentionSpec, FullAttentionSpec, KVCacheSpec
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+    from vllm_headaware.plan import HeadClass
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlimitedSpec(FullAttentionSpec):
+    """A class whose heads keep everything."""
+
+    head_class: str
+
+    def is_uniform_with_collection(self, kv_cache_specs: dict[str, KVCacheSpec]) -> bool:
+        """Classes never merge, even with equal block sizes."""
+        return _all_of_class(self.head_class, kv_cache_specs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkWindowSpec(AttentionSpec):
+    """A class whose heads keep `sink` first and `window` last tokens, rounded out to blocks.
+
+    `max_in_flight_tokens` is what vLLM may have scheduled but not settled for a request: blocks of
+    those tokens are held besides sinks and window. It bounds admission.
+    """
+
+    head_class: str
+    sink: int
+    window: int
+    max_in_flight_tokens: int
+
+    @property
+    def sink_blocks(self) -> int:
+        return cdiv(self.sink, self.block_size)
+
+    def first_window_block(self, num_processed: int) -> int:
+        """First block that the query at position num_processed sees by its window."""
+        return max(num_processed - self.window + 1, 0) // self.block_size
+
+    @property
+    def max_blocks_per_request(self) -> int:
+        """Most blocks a request can hold at any moment, however long: prefill chunks included."""
+        recent = self.window - 1 + self.max_in_flight_tokens
+        return self.sink_blocks + cdiv(recent, self.block_size) + 1
+
+    def max_memory_usage_bytes(self, vllm_config: VllmConfig) -> int:
+        """Bytes of one layer for a request of the longest length."""
+        longest = cdiv(vllm_config.model_config.max_model_len, self.block_size)
+        return min(longest, self.max_blocks_per_request) * self.page_size_bytes
+
+    def is_uniform_with_collection(self, kv_cache_specs: dict[str, KVCacheSpec]) -> bool:
+        """Classes never merge, even with equal block sizes."""
+        return _all_of_class(self.head_class, kv_cache_specs)
+
+
+HeadClassSpec = UnlimitedSpec | SinkWindowSpec
+
+
+def make_spec(
+    head_class: HeadClass,
+    *,
+    num_kv_heads: int,
+    head_size: int,
+    dtype: Any,
+    vllm_config: VllmConfig,
+) -> HeadClassSpec:
+    """The spec of a child layer with num_kv_heads heads of a class."""
+    common = {
+        "block_size": head_class.block_tokens,
+        "num_kv_heads": num_kv_heads,
+        "head_size": head_size,
+        "dtype": dtype,
+        "head_class": head_class.name,
+    }
+    policy = head_class.policy
+    if policy.window is None:
+        return UnlimitedSpec(**common)
+    return SinkWindowSpec(
+        **common,
+        sink=policy.sink,
+        window=policy.window,
+        max_in_flight_tokens=vllm_config.max_in_flight_tokens,
+    )
+
+
+def head_class_of(spec: KVCacheSpec) -> str | None:
+    """Name of the head class a spec belongs to, or None for a spec of vLLM's own."""
+    return getattr(spec, "head_class", None)
+
+
+def _all_of_class(name: str, specs: dict[str, KVCacheSpec]) -> bool:
+    return all(head_class_of(spec) == name for spec in specs.values())

@@ -1,0 +1,157 @@
+"""What the user asked for: flags and policy files become one frozen, validated KVPolicyConfig."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vllm_headaware.errors import HeadAwareError
+from vllm_headaware.policies import POLICIES
+
+
+@dataclass(frozen=True)
+class KVPolicyConfig:
+    """The KV policy of one server, before a model is known.
+
+    Shares are fractions of all KV heads of the model; sinks and windows are in tokens and are
+    rounded outward to whole blocks, never inward.
+
+    Raises:
+        HeadAwareError: a value is of the wrong type or out of range.
+    """
+
+    policy: str = "full"
+    head_profile: str = "auto"
+    retrieval_share: float = 0.25
+    induction_share: float = 0.125
+    sink: int = 64
+    window: int = 256
+    induction_window: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise HeadAwareError(
+                f"kv policy {self.policy!r} does not exist; choose one of {', '.join(POLICIES)}"
+                f"{_nearest(str(self.policy), POLICIES)}"
+            )
+        if not isinstance(self.head_profile, str) or not self.head_profile:
+            raise HeadAwareError(
+                f"kv head_profile must be a path or 'auto', got {self.head_profile!r}"
+            )
+        for name in ("retrieval_share", "induction_share"):
+            value = getattr(self, name)
+            if not _is_number(value) or not math.isfinite(value) or not 0 <= value <= 1:
+                raise HeadAwareError(
+                    f"kv {name} must be a number from 0 to 1 (a share of all KV heads),"
+                    f" got {value!r}"
+                )
+        for name, least in (("sink", 0), ("window", 1), ("induction_window", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise HeadAwareError(
+                    f"kv {name} must be a whole number of tokens, at least {least}, got {value!r}"
+                )
+        if self.induction_window < self.window:
+            raise HeadAwareError(
+                f"kv induction_window ({self.induction_window}) is narrower than window"
+                f" ({self.window}); induction heads need at least what local heads keep"
+            )
+
+    @property
+    def active(self) -> bool:
+        """False for `full`, which leaves vLLM untouched."""
+        return self.policy != "full"
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(KVPolicyConfig))
+
+
+def make_config(
+    flags: Mapping[str, Any], policy_file: str | Path | None = None
+) -> KVPolicyConfig:
+    """Merge a policy file with flags; a flag that was given wins over the file.
+
+    Args:
+        flags: KVPolicyConfig fields by name; None means "not given".
+        policy_file: JSON or YAML mapping with the same names, or None.
+
+    Raises:
+        HeadAwareError: unreadable file, unknown key (the nearest valid one is named), bad value,
+            or options for a policy that is off.
+    """
+    given = read_policy_file(policy_file) if policy_file is not None else {}
+    given.update({key: value for key, value in flags.items() if value is not None})
+    _refuse_unknown(given, "kv policy options")
+    config = KVPolicyConfig(**given)
+    idle = sorted(set(given) - {"policy"})
+    if idle and not config.active:
+        raise HeadAwareError(
+            f"{', '.join(idle)} set, but the KV policy is 'full' and would ignore it;"
+            " add --kv-policy headaware or remove the option"
+        )
+    return config
+
+
+def read_policy_file(path: str | Path) -> dict[str, Any]:
+    """Read a JSON or YAML policy file (JSON is YAML) into KVPolicyConfig field values.
+
+    `group_tracker: null` of older files is accepted with a DeprecationWarning.
+
+    Raises:
+        HeadAwareError: missing or malformed file, unknown key, `group_tracker` other than null.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise HeadAwareError(f"cannot read KV policy file {path}: {error}") from error
+    try:
+        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        detail = " ".join(str(error).split())
+        raise HeadAwareError(f"KV policy file {path} is not valid: {detail}") from error
+    if not isinstance(values, dict):
+        raise HeadAwareError(
+            f"KV policy file {path} must hold a mapping such as 'policy: headaware',"
+            f" got {type(values).__name__}"
+        )
+    values = {str(key).replace("-", "_").removeprefix("kv_"): v for key, v in values.items()}
+    if "group_tracker" in values:
+        if values.pop("group_tracker") is not None:
+            raise HeadAwareError(
+                f"group_tracker in {path} must be null: group tracking was removed; delete the key"
+            )
+        warnings.warn(
+            f"group_tracker in {path} is deprecated and ignored; delete the key",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+    _refuse_unknown(values, f"KV policy file {path}")
+    return values
+
+
+def _refuse_unknown(values: Mapping[str, Any], where: str) -> None:
+    for key in values:
+        if key not in FIELDS:
+            raise HeadAwareError(
+                f"unknown key {key!r} in {where}{_nearest(key, FIELDS)};"
+                f" valid keys: {', '.join(FIELDS)}"
+            )
+
+
+def _nearest(word: str, known: Any) -> str:
+    match = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

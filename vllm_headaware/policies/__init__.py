@@ -1,0 +1,9 @@
+"""KV policies: each turns head scores into head classes. The table is what --kv-policy names."""
+
+from vllm_headaware.policies.base import HeadPolicy, KVPolicy
+from vllm_headaware.policies.full import Full
+from vllm_headaware.policies.headaware import HeadAware
+
+POLICIES: dict[str, type[KVPolicy]] = {"full": Full, "headaware": HeadAware}
+
+__all__ = ["POLICIES", "Full", "HeadAware", "HeadPolicy", "KVPolicy"]

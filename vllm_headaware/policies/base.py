@@ -1,0 +1,44 @@
+"""What a policy is: a name, and one method that says which heads keep what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from vllm_headaware.config import KVPolicyConfig
+    from vllm_headaware.geometry import ModelGeometry
+    from vllm_headaware.profile.format import HeadProfile
+
+HeadScores = Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class HeadPolicy:
+    """What a class of KV heads keeps: the first `sink` tokens and the last `window` tokens.
+
+    `window` None means everything; then `sink` has no meaning and is 0.
+    """
+
+    name: str
+    sink: int = 0
+    window: int | None = None
+
+
+class KVPolicy(Protocol):
+    """A plan maker. To add one, see CONTRIBUTING.md."""
+
+    needs_profile: bool
+
+    def classify(
+        self, config: KVPolicyConfig, geometry: ModelGeometry, profile: HeadProfile | None
+    ) -> tuple[tuple[HeadPolicy, ...], list[list[int]], list[list[int]]]:
+        """Sort the KV heads into classes.
+
+        Returns:
+            The head policies, most generous first; for [layer][KV head] the index of its policy;
+            and for [layer][KV head] its rank, 0 = most deserving of more cache, used when spare
+            room in a block allows to promote heads.
+        """
+        ...

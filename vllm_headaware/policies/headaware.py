@@ -1,0 +1,77 @@
+"""headaware: long history for the heads that retrieve, sinks and a window for the others.
+
+The idea that only some heads need the whole history is from "Retrieval Head" (arXiv 2404.15574)
+and DuoAttention (arXiv 2410.10819); induction heads are from Olsson et al. 2022. Heads are ranked
+rather than compared with a threshold, because on grouped-query models most gates exceed any fixed
+one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vllm_headaware.errors import HeadAwareError
+from vllm_headaware.policies.base import HeadPolicy, HeadScores
+
+if TYPE_CHECKING:
+    from vllm_headaware.config import KVPolicyConfig
+    from vllm_headaware.geometry import ModelGeometry
+    from vllm_headaware.profile.format import HeadProfile
+
+RETRIEVAL, INDUCTION, LOCAL = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class HeadAware:
+    """Top heads by gate saliency are retrieval, then top by induction score, the rest is local."""
+
+    needs_profile: bool = True
+
+    def classify(
+        self, config: KVPolicyConfig, geometry: ModelGeometry, profile: HeadProfile | None
+    ) -> tuple[tuple[HeadPolicy, ...], list[list[int]], list[list[int]]]:
+        """Rank all KV heads of the model together; counts are rounded up, ties go to the earlier.
+
+        Raises:
+            HeadAwareError: no profile was given.
+        """
+        if profile is None:
+            raise HeadAwareError("policy headaware needs a head profile")
+        by_gate = rank_heads(profile.scores["gate"])
+        by_induction = rank_heads(profile.scores["induction"])
+        total = geometry.num_heads_total
+        num_retrieval = math.ceil(config.retrieval_share * total)
+        num_induction = min(math.ceil(config.induction_share * total), total - num_retrieval)
+
+        heads = [(y, h) for y in range(geometry.num_layers) for h in range(geometry.num_kv_heads)]
+        retrieval = sorted(heads, key=lambda at: by_gate[at[0]][at[1]])[:num_retrieval]
+        rest = [at for at in heads if at not in set(retrieval)]
+        induction = sorted(rest, key=lambda at: by_induction[at[0]][at[1]])[:num_induction]
+
+        classes = [[LOCAL] * geometry.num_kv_heads for _ in range(geometry.num_layers)]
+        for y, h in retrieval:
+            classes[y][h] = RETRIEVAL
+        for y, h in induction:
+            classes[y][h] = INDUCTION
+        policies = (
+            HeadPolicy("retrieval"),
+            HeadPolicy("induction", config.sink, config.induction_window),
+            HeadPolicy("local", config.sink, config.window),
+        )
+        return policies, classes, by_gate
+
+
+def rank_heads(scores: HeadScores) -> list[list[int]]:
+    """Rank of every [layer][KV head] over the whole model: 0 is the highest score.
+
+    Ties go to the lower layer, then the lower head, so that equal profiles give equal plans.
+    """
+    order = sorted(
+        ((-score, y, h) for y, row in enumerate(scores) for h, score in enumerate(row)),
+    )
+    ranks = [[0] * len(row) for row in scores]
+    for rank, (_, y, h) in enumerate(order):
+        ranks[y][h] = rank
+    return ranks

@@ -1,0 +1,66 @@
+"""From a user's policy and an engine's config to a plan the engine carries, or a refusal."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from vllm_headaware.config import KVPolicyConfig
+from vllm_headaware.geometry import ModelGeometry
+from vllm_headaware.plan import Plan, make_plan
+from vllm_headaware.policies import POLICIES
+from vllm_headaware.profile.locate import find_profile
+from vllm_headaware.profile.model_hash import resolve_model_dir
+from vllm_headaware.vllm_compat.carrier import put_plan
+from vllm_headaware.vllm_compat.conflicts import refuse_conflicts
+
+logger = logging.getLogger("vllm.headaware")
+
+
+def activate(vllm_config: Any, config: KVPolicyConfig) -> None:
+    """Make the plan for an engine and attach it to its config. No weights are loaded for serving.
+
+    Raises:
+        HeadAwareError: a flag combination, model or profile that cannot be served.
+    """
+    refuse_conflicts(vllm_config)
+    geometry = engine_geometry(vllm_config)
+    profile = None
+    if POLICIES[config.policy]().needs_profile:
+        model_dir = resolve_model_dir(vllm_config.model_config.model)
+        profile = find_profile(
+            model_dir, config.head_profile, sink=config.sink, window=config.window
+        )
+    plan = make_plan(
+        config, geometry, profile, vllm_config.parallel_config.tensor_parallel_size
+    )
+    put_plan(vllm_config, plan, profile.checksum if profile else "")
+    logger.info(describe(plan))
+
+
+def engine_geometry(vllm_config: Any) -> ModelGeometry:
+    """The geometry of the model an engine is about to load."""
+    model = vllm_config.model_config
+    return ModelGeometry(
+        num_layers=model.hf_text_config.num_hidden_layers,
+        num_query_heads=model.hf_text_config.num_attention_heads,
+        num_kv_heads=model.get_total_num_kv_heads(),
+        head_size=model.get_head_size(),
+        kv_dtype=str(model.dtype).removeprefix("torch."),
+        max_model_len=model.max_model_len,
+    )
+
+
+def describe(plan: Plan) -> str:
+    """One log line an operator understands."""
+    length = plan.geometry.max_model_len
+    classes = ", ".join(
+        f"{c.num_heads} {c.name} heads"
+        + ("" if c.policy.window is None else f" (sink {c.policy.sink} + last {c.policy.window})")
+        for c in plan.classes
+    )
+    share = plan.request_bytes(length) / plan.dense_bytes(length)
+    return (
+        f"KV policy {plan.policy}: {classes}; a request of {length:,} tokens holds"
+        f" {plan.request_bytes(length) / 2**20:,.1f} MiB, {share:.1%} of a full cache"
+    )

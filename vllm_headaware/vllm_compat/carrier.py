@@ -1,0 +1,41 @@
+"""How the plan reaches every process: in VllmConfig.additional_config, which is pickled and hashed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_headaware.errors import HeadAwareError
+from vllm_headaware.plan import Plan
+
+KEY = "vllm_headaware"
+
+
+def put_plan(vllm_config: Any, plan: Plan, profile_checksum: str) -> None:
+    """Attach a plan to an engine's config; it becomes part of the compile-cache key.
+
+    Raises:
+        HeadAwareError: additional_config is not a mapping.
+    """
+    if not isinstance(vllm_config.additional_config, dict):
+        raise HeadAwareError("--kv-policy needs --additional-config to be a JSON object")
+    vllm_config.additional_config = {
+        **vllm_config.additional_config,
+        KEY: {"plan": plan.to_dict(), "profile": profile_checksum},
+    }
+
+
+def get_plan(vllm_config: Any) -> Plan | None:
+    """The plan an engine runs under, or None where the policy is off."""
+    carried = _carried(vllm_config)
+    return Plan.from_dict(carried["plan"]) if carried else None
+
+
+def get_profile_checksum(vllm_config: Any) -> str:
+    """Checksum of the profile behind the plan; empty where the policy is off."""
+    carried = _carried(vllm_config)
+    return carried["profile"] if carried else ""
+
+
+def _carried(vllm_config: Any) -> dict[str, Any] | None:
+    extra = vllm_config.additional_config
+    return extra.get(KEY) if isinstance(extra, dict) else None

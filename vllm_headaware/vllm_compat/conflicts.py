@@ -1,0 +1,133 @@
+"""The conflict matrix: what --kv-policy cannot be combined with, refused before weights load."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_headaware.attention import SUPPORTED_DEVICES
+from vllm_headaware.errors import HeadAwareError
+
+ARCHITECTURES = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Phi3ForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+)
+"""Decoders whose attention layers are known to split; the tests serve one of each."""
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """One row: `holds(vllm_config)` says whether it applies; `what` and `do` make the sentence."""
+
+    what: str
+    do: str
+    holds: Callable[[Any], bool]
+
+
+CONFLICTS = (
+    Conflict(
+        "this device",
+        f"it runs on {', '.join(SUPPORTED_DEVICES)} for now",
+        lambda c: c.device_config.device_type not in SUPPORTED_DEVICES,
+    ),
+    Conflict(
+        "this model's architecture",
+        f"it serves {', '.join(ARCHITECTURES)}",
+        lambda c: c.model_config.architecture not in ARCHITECTURES,
+    ),
+    Conflict(
+        "multi-head latent attention (MLA)",
+        "serve this model without it",
+        lambda c: c.model_config.use_mla,
+    ),
+    Conflict(
+        "encoder-decoder models",
+        "serve this model without it",
+        lambda c: c.model_config.is_encoder_decoder,
+    ),
+    Conflict(
+        "pooling models",
+        "it needs --runner generate",
+        lambda c: c.model_config.runner_type != "generate",
+    ),
+    Conflict(
+        "hybrid state-space or attention-free models",
+        "serve this model without it",
+        lambda c: c.model_config.is_hybrid or c.model_config.is_attention_free,
+    ),
+    Conflict(
+        "models with sliding-window layers",
+        "serve this model without it",
+        lambda c: c.model_config.get_sliding_window() is not None,
+    ),
+    Conflict(
+        "--kv-cache-dtype",
+        "remove the flag; K and V are stored in the model's dtype",
+        lambda c: c.cache_config.cache_dtype != "auto",
+    ),
+    Conflict(
+        "--speculative-config",
+        "remove the flag",
+        lambda c: c.speculative_config is not None,
+    ),
+    Conflict(
+        "--kv-transfer-config",
+        "remove the flag",
+        lambda c: c.kv_transfer_config is not None,
+    ),
+    Conflict(
+        "--kv-offloading-size",
+        "remove the flag",
+        lambda c: c.cache_config.kv_offloading_size is not None,
+    ),
+    Conflict(
+        "--disable-hybrid-kv-cache-manager",
+        "remove the flag; head classes are KV-cache groups",
+        lambda c: bool(c.scheduler_config.disable_hybrid_kv_cache_manager),
+    ),
+    Conflict(
+        "--pipeline-parallel-size above 1",
+        "use --tensor-parallel-size instead",
+        lambda c: c.parallel_config.pipeline_parallel_size > 1,
+    ),
+    Conflict(
+        "context parallelism",
+        "use --tensor-parallel-size instead",
+        lambda c: c.parallel_config.decode_context_parallel_size > 1
+        or c.parallel_config.prefill_context_parallel_size > 1,
+    ),
+    Conflict(
+        "dual-batch overlap (ubatching)",
+        "remove --enable-dbo and --ubatch-size",
+        lambda c: c.parallel_config.use_ubatching,
+    ),
+    Conflict(
+        "model runner V2",
+        "unset VLLM_USE_V2_MODEL_RUNNER",
+        lambda c: c.use_v2_model_runner,
+    ),
+    Conflict(
+        "VLLM_KV_CACHE_LAYOUT other than BLHNC",
+        "unset it",
+        lambda c: os.environ.get("VLLM_KV_CACHE_LAYOUT", "BLHNC") != "BLHNC",
+    ),
+)
+
+
+def refuse_conflicts(vllm_config: Any) -> None:
+    """Check every row.
+
+    Raises:
+        HeadAwareError: the first conflict found, and what to do about it.
+    """
+    for conflict in CONFLICTS:
+        if conflict.holds(vllm_config):
+            raise HeadAwareError(
+                f"--kv-policy does not support {conflict.what}: {conflict.do},"
+                " or use --kv-policy full"
+            )

@@ -1,0 +1,127 @@
+"""--kv-policy and its companions: on the command line, in vLLM's YAML config, and in LLM(...)."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser
+from typing import Any
+
+from vllm_headaware.config import FIELDS, make_config
+from vllm_headaware.errors import HeadAwareError
+from vllm_headaware.vllm_compat.wrap import wrap
+
+PREFIX = "kv_"
+ARGUMENTS = (*FIELDS, "policy_config")
+
+
+def install() -> None:
+    """Add the flags to vLLM's engine arguments."""
+    from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
+
+    for owner in (EngineArgs, AsyncEngineArgs):
+        wrap(owner, "__init__", _init)
+    wrap(EngineArgs, "add_cli_args", _add_cli_args)
+    wrap(EngineArgs, "from_cli_args", _from_cli_args)
+    wrap(EngineArgs, "create_engine_config", _create_engine_config)
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Define the flags on a parser; a flag that is not given stays None."""
+    group = parser.add_argument_group(
+        title="KVPolicy",
+        description="Per-head KV cache policy (vllm-headaware).",
+    )
+    group.add_argument(
+        "--kv-policy",
+        default=None,
+        metavar="{full,headaware}",
+        help="What each KV head keeps. full: everything, as without the plugin. headaware:"
+        " retrieval heads keep everything, induction heads a wide window, local heads attention"
+        " sinks and a window; freed blocks return to the pool.",
+    )
+    group.add_argument(
+        "--kv-head-profile",
+        default=None,
+        metavar="PATH|auto",
+        help="Head profile made by `vllm-headaware profile MODEL`. auto (default): next to the"
+        " model, then the user's cache, else profile now and keep it.",
+    )
+    group.add_argument(
+        "--kv-retrieval-share",
+        type=float,
+        default=None,
+        metavar="SHARE",
+        help="Share of all KV heads that keep everything, 0 to 1 (default 0.25).",
+    )
+    group.add_argument(
+        "--kv-induction-share",
+        type=float,
+        default=None,
+        metavar="SHARE",
+        help="Share of all KV heads that keep the wide window, 0 to 1 (default 0.125).",
+    )
+    group.add_argument(
+        "--kv-sink",
+        type=int,
+        default=None,
+        metavar="TOKENS",
+        help="First tokens that windowed heads always keep (default 64).",
+    )
+    group.add_argument(
+        "--kv-window",
+        type=int,
+        default=None,
+        metavar="TOKENS",
+        help="Last tokens that local heads keep (default 256).",
+    )
+    group.add_argument(
+        "--kv-induction-window",
+        type=int,
+        default=None,
+        metavar="TOKENS",
+        help="Last tokens that induction heads keep (default 1024).",
+    )
+    group.add_argument(
+        "--kv-policy-config",
+        default=None,
+        metavar="FILE",
+        help="JSON or YAML file with any of the above (policy, retrieval_share, sink, ...); flags"
+        " win over it.",
+    )
+
+
+def _init(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
+    given = {name: kwargs.pop(PREFIX + name, None) for name in ARGUMENTS}
+    self._kv_policy_given = given
+    self._kv_policy_from_cli = False
+    original(self, *args, **kwargs)
+
+
+def _add_cli_args(original: Any, parser: Any) -> Any:
+    parser = original(parser)
+    add_flags(parser)
+    return parser
+
+
+def _from_cli_args(original: Any, cls: Any, args: Any) -> Any:
+    engine_args = original(cls, args)
+    engine_args._kv_policy_given = {n: getattr(args, PREFIX + n, None) for n in ARGUMENTS}
+    engine_args._kv_policy_from_cli = True
+    return engine_args
+
+
+def _create_engine_config(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        given = dict(self._kv_policy_given)
+        config = make_config(given, given.pop("policy_config"))
+        vllm_config = original(self, *args, **kwargs)
+        if config.active:
+            from vllm_headaware.vllm_compat.activate import activate
+
+            activate(vllm_config, config)
+        return vllm_config
+    except HeadAwareError as error:
+        if not self._kv_policy_from_cli:
+            raise
+        print(f"vllm: error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None

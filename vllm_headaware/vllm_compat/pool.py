@@ -1,0 +1,75 @@
+"""Head classes in vLLM's block pool: their groups, their managers, and clean blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_headaware.vllm_compat.carrier import get_plan
+from vllm_headaware.vllm_compat.wrap import wrap
+
+
+def install() -> None:
+    """Hook grouping and zeroing, and register the specs."""
+    from vllm.v1.core import kv_cache_utils
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    _register_specs()
+    wrap(kv_cache_utils, "get_kv_cache_groups", _get_kv_cache_groups)
+    wrap(CPUModelRunner, "_zero_block_ids", _zero_block_ids)
+    stock = KVCacheConfig.__dict__["needs_kv_cache_zeroing"]
+    if not hasattr(stock, "head_aware"):
+        KVCacheConfig.needs_kv_cache_zeroing = _NeedsZeroing(stock.fget)
+
+
+def _register_specs() -> None:
+    from vllm.v1.core.single_type_kv_cache_manager import (
+        FullAttentionManager,
+        register_all_kvcache_specs,
+    )
+    from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry
+
+    from vllm_headaware.cache.managers import SinkWindowManager
+    from vllm_headaware.cache.specs import SinkWindowSpec, UnlimitedSpec
+
+    register_all_kvcache_specs(None)
+    KVCacheSpecRegistry.register(UnlimitedSpec, FullAttentionManager, UnlimitedSpec)
+    KVCacheSpecRegistry.register(SinkWindowSpec, SinkWindowManager, SinkWindowSpec)
+
+
+def _get_kv_cache_groups(original: Any, vllm_config: Any, kv_cache_spec: Any) -> Any:
+    plan = get_plan(vllm_config)
+    if plan is None:
+        return original(vllm_config, kv_cache_spec)
+    from vllm_headaware.cache.groups import group_by_class
+
+    return group_by_class(kv_cache_spec, plan)
+
+
+class _NeedsZeroing(property):
+    """Blocks of head classes are always zeroed for their next owner."""
+
+    head_aware = True
+
+    def __init__(self, stock: Any) -> None:
+        from vllm_headaware.cache.groups import is_head_aware
+
+        super().__init__(lambda config: is_head_aware(config) or stock(config))
+
+
+def _zero_block_ids(original: Any, self: Any, block_ids: list[int]) -> None:
+    from vllm_headaware.cache.groups import is_head_aware
+
+    config = self.kv_cache_config
+    if not is_head_aware(config):
+        return original(self, block_ids)
+    layer = self.compilation_config.static_forward_context[
+        config.kv_cache_groups[0].layer_names[0]
+    ]
+    import torch
+
+    storage = layer.kv_cache.untyped_storage()
+    raw = torch.empty(0, dtype=torch.int8).set_(storage).view(config.num_blocks, -1)
+    for block_id in block_ids:
+        raw[block_id].zero_()
+    return None
