@@ -5,8 +5,19 @@ from __future__ import annotations
 import torch
 from torch import nn
 from vllm.config import VllmConfig
+from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.attention.attention import (
+    unified_attention_with_output,
+    unified_kv_cache_update,
+)
 from vllm.model_executor.models.utils import extract_layer_index
+from vllm.utils.torch_utils import (
+    LayerNameType,
+    _encode_layer_name,
+    _resolve_layer_name,
+    direct_register_custom_op,
+)
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.kv_cache_interface import KVCacheSpec
 
@@ -54,6 +65,9 @@ class HeadClassAttention(Attention):
 class HeadSplitAttention(nn.Module):
     """Stands where an Attention layer stood and deals its heads to child layers.
 
+    One opaque custom op covers all classes of the layer, so that compilers see the same graph for
+    every layer, however its heads are dealt.
+
     Args:
         parent: the layer it replaces; it is unregistered.
         heads: KV head indices (of this rank) of each class.
@@ -69,19 +83,19 @@ class HeadSplitAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.layer_name = parent.layer_name
-        self.num_kv_heads = parent.num_kv_heads
         self.num_heads = parent.num_heads
+        self.num_kv_heads = parent.num_kv_heads
         self.head_size = parent.head_size
-        del config.compilation_config.static_forward_context[parent.layer_name]
+        config.compilation_config.static_forward_context[parent.layer_name] = self
         present = [(c, own) for c, own in zip(classes, heads, strict=True) if own]
-        self.children_by_class = nn.ModuleList(
+        self.by_class = nn.ModuleList(
             HeadClassAttention(parent, head_class, len(own), config) for head_class, own in present
         )
-        order = [head for _, own in present for head in own]
-        self.counts = [len(own) for _, own in present]
-        self.in_order = order == sorted(order)
-        self.register_buffer("order", torch.tensor(order), persistent=False)
-        self.register_buffer("restore", torch.tensor(order).argsort(), persistent=False)
+        self.kv_heads = [_pick(own) for _, own in present]
+        group = self.num_heads // self.num_kv_heads
+        self.query_heads = [
+            _pick(tuple(h * group + g for h in own for g in range(group))) for _, own in present
+        ]
 
     def forward(
         self,
@@ -100,25 +114,73 @@ class HeadSplitAttention(nn.Module):
         Returns:
             [num_tokens, num_heads * head_size], heads in the model's order.
         """
-        if len(self.counts) == 1:
-            return self.children_by_class[0](query, key, value, output_shape, output_dtype)
-        parts = zip(
-            self.children_by_class,
-            *(self._deal(tensor) for tensor in (query, key, value)),
-            strict=True,
+        query = query.view(-1, self.num_heads, self.head_size)
+        output = torch.empty(query.shape, dtype=output_dtype or query.dtype, device=query.device)
+        torch.ops.vllm_headaware.split_attention(
+            query,
+            key.view(-1, self.num_kv_heads, self.head_size),
+            value.view(-1, self.num_kv_heads, self.head_size),
+            output,
+            _encode_layer_name(self.layer_name),
         )
-        outputs = [child(q, k, v, output_dtype=output_dtype) for child, q, k, v in parts]
-        joined = torch.cat(outputs, dim=-1).view(query.shape[0], self.num_kv_heads, -1)
-        if not self.in_order:
-            joined = joined.index_select(1, self.restore)
-        return joined.flatten(1)
+        return output.flatten(1)
 
-    def _deal(self, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Split [num_tokens, num_kv_heads * x] into one [num_tokens, heads * x] per class."""
-        by_head = tensor.unflatten(-1, (self.num_kv_heads, -1))
-        if not self.in_order:
-            by_head = by_head.index_select(1, self.order)
-        return tuple(part.flatten(1) for part in by_head.split(self.counts, dim=1))
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, output: torch.Tensor
+    ) -> None:
+        """Write K and V of each class into its blocks and attend; fills output.
+
+        Args:
+            query, output: [num_tokens, num_heads, head_size]
+            key, value: [num_tokens, num_kv_heads, head_size]
+        """
+        for child, kv_heads, query_heads in zip(
+            self.by_class, self.kv_heads, self.query_heads, strict=True
+        ):
+            q, k, v = query[:, query_heads], key[:, kv_heads], value[:, kv_heads]
+            # The CPU op reads strided heads but writes a dense output.
+            out = output if len(self.by_class) == 1 else q.new_empty(q.shape)
+            unified_kv_cache_update(k, v, child.layer_name)
+            unified_attention_with_output(q, k, v, out, child.layer_name)
+            if out is not output:
+                output[:, query_heads] = out
+
+
+def _pick(heads: tuple[int, ...]) -> slice | list[int]:
+    """An index for a set of heads: a slice, which copies nothing, where they are neighbours."""
+    first, last = heads[0], heads[-1]
+    return slice(first, last + 1) if last - first + 1 == len(heads) else list(heads)
+
+
+def _split_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    output: torch.Tensor,
+    layer_name: LayerNameType,
+) -> None:
+    layers = get_forward_context().no_compile_layers
+    layers[_resolve_layer_name(layer_name)].attend(query, key, value, output)
+
+
+def _split_attention_fake(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    output: torch.Tensor,
+    layer_name: LayerNameType,
+) -> None:
+    return None
+
+
+_library = torch.library.Library("vllm_headaware", "FRAGMENT")
+direct_register_custom_op(
+    op_name="split_attention",
+    op_func=_split_attention,
+    mutates_args=["output"],
+    fake_impl=_split_attention_fake,
+    target_lib=_library,
+)
 
 
 def split_model(model: nn.Module, config: VllmConfig, plan: Plan, rank: int) -> None:
