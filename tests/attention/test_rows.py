@@ -1,0 +1,110 @@
+"""Row cutting shows every query exactly the tokens of the visibility rule, however it is chunked."""
+
+import random
+
+import pytest
+import torch
+
+from vllm_headaware.attention.rows import WindowRule, cut_rows
+
+
+def visible_tokens(position: int, rule: WindowRule) -> set[int]:
+    """The rule, spelled out: sinks rounded up, window start rounded down to its block."""
+    sinks = -(-rule.sink // rule.block) * rule.block
+    start = max(position - rule.window + 1, 0) // rule.block * rule.block
+    return {j for j in range(position + 1) if j < sinks or j >= start}
+
+
+def seen_through_rows(rule: WindowRule, chunks: list[tuple[int, int]]) -> dict[tuple[int, int], set]:
+    """What each (request, position) sees; chunks are (tokens before the step, queries) of requests."""
+    starts = torch.tensor([0, *(n for _, n in chunks)]).cumsum(0).int()
+    ends = torch.tensor([before + n for before, n in chunks]).int()
+    max_blocks = -(-int(ends.max()) // rule.block)
+    # Block ids say whose they are and where they stand; hidden ones are poisoned below.
+    table = torch.arange(1, len(chunks) * max_blocks + 1).view(len(chunks), max_blocks).int()
+    origin = {
+        int(table[r, b]): (r, b) for r in range(len(chunks)) for b in range(max_blocks)
+    }
+    for request, (before, n) in enumerate(chunks):
+        needed = set().union(*(visible_tokens(p, rule) for p in range(before, before + n)), set())
+        for block in range(max_blocks):
+            if n and block not in {j // rule.block for j in needed}:
+                table[request, block] = 0
+    rows = cut_rows(rule, starts, ends, table)
+
+    owner = [(r, before + i) for r, (before, n) in enumerate(chunks) for i in range(n)]
+    seen: dict[tuple[int, int], set] = {}
+    for row in range(rows.num_rows):
+        first, last = int(rows.query_start_loc[row]), int(rows.query_start_loc[row + 1])
+        length = int(rows.seq_lens[row])
+        for token in range(first, last):
+            request, position = owner[token]
+            count = length - (last - 1 - token)
+            tokens = []
+            for block in rows.block_table[row, : -(-length // rule.block)].tolist():
+                assert block != 0, "a row lists a block the rule hides from all of its queries"
+                assert origin[block][0] == request
+                tokens += range(origin[block][1] * rule.block, (origin[block][1] + 1) * rule.block)
+            seen[request, position] = set(tokens[:count])
+    assert rows.query_start_loc[-1] == starts[-1]
+    return seen
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        WindowRule(0, 1, 32),
+        WindowRule(1, 33, 32),
+        WindowRule(64, 256, 32),
+        WindowRule(16, 97, 32),
+        WindowRule(100, 64, 96),
+        WindowRule(0, 5, 1),
+        WindowRule(3, 7, 2),
+    ],
+    ids=str,
+)
+def test_queries_see_the_rule(rule: WindowRule) -> None:
+    rng = random.Random(repr(rule))
+    for _ in range(20):
+        chunks = [
+            (rng.choice([0, rng.randrange(700)]), rng.choice([0, 1, 1, rng.randrange(1, 400)]))
+            for _ in range(rng.choice([1, 3, 17]))
+        ]
+        if not any(n for _, n in chunks):
+            continue
+        seen = seen_through_rows(rule, chunks)
+        assert len(seen) == sum(n for _, n in chunks)
+        for (request, position), tokens in seen.items():
+            assert tokens == visible_tokens(position, rule), (request, position)
+
+
+def test_decode_is_one_row_per_request() -> None:
+    rule = WindowRule(64, 256, 32)
+    ends = torch.tensor([1, 97, 5000], dtype=torch.int32)
+    table = torch.arange(3 * 200, dtype=torch.int32).view(3, 200)
+    rows = cut_rows(rule, torch.arange(4, dtype=torch.int32), ends, table)
+    assert rows.num_rows == 3
+    assert rows.seq_lens.tolist()[:2] == [1, 97]
+    assert rows.seq_lens[2] <= 64 + 256 + 32
+
+
+def test_a_step_without_queries_has_no_rows() -> None:
+    rows = cut_rows(
+        WindowRule(4, 8, 4),
+        torch.zeros(3, dtype=torch.int32),
+        torch.tensor([5, 9], dtype=torch.int32),
+        torch.ones(2, 3, dtype=torch.int32),
+    )
+    assert rows.num_rows == 0
+    assert rows.query_start_loc.tolist() == [0]
+
+
+def test_non_contiguous_inputs() -> None:
+    rule = WindowRule(3, 7, 2)
+    ends = torch.tensor([40, 0, 12, 0], dtype=torch.int32)[::2]
+    starts = torch.tensor([0, 9, 4, 9, 5, 9], dtype=torch.int32)[::2]
+    table = torch.arange(1, 81, dtype=torch.int32).view(20, 4).t()[::2]
+    rows = cut_rows(rule, starts, ends, table)
+    dense = cut_rows(rule, starts.contiguous(), ends.contiguous(), table.contiguous())
+    assert torch.equal(rows.block_table, dense.block_table)
+    assert torch.equal(rows.seq_lens, dense.seq_lens)

@@ -1,0 +1,226 @@
+"""vllm-headaware plan: what a policy would cost, before a server is started."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vllm_headaware.config import FIELDS, make_config
+from vllm_headaware.geometry import DTYPE_BYTES, read_geometry
+from vllm_headaware.plan import Plan, make_plan
+from vllm_headaware.policies import POLICIES
+
+LENGTHS = (2048, 8192, 32768, 131072)
+UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+DESCRIPTION = """\
+Show how a model's KV heads would be classed, how many tokens a block of each class holds, what a
+request of any length would cost, and how many requests a memory budget serves with and without the
+policy. Nothing is started. The last line is a `vllm serve` command to paste."""
+
+EPILOG = """\
+examples:
+  vllm-headaware plan ./model
+  vllm-headaware plan ./model --kv-retrieval-share 0.5 --memory 8GiB --lengths 4096,8192
+  vllm-headaware plan ./model --json | jq .lengths
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Define `plan`."""
+    from vllm_headaware.vllm_compat.flags import add_flags
+
+    parser = subparsers.add_parser(
+        "plan",
+        help="heads per class, bytes per request, concurrency before and after",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="model folder or hub id")
+    parser.add_argument("--dtype", default="auto", choices=["auto", *DTYPE_BYTES])
+    parser.add_argument("--max-model-len", type=int, default=None, metavar="TOKENS")
+    parser.add_argument("--tensor-parallel-size", type=int, default=1, metavar="N")
+    parser.add_argument(
+        "--memory", type=parse_bytes, default=2**30, metavar="SIZE", help="KV memory (1GiB)"
+    )
+    parser.add_argument(
+        "--lengths", type=parse_lengths, default=None, metavar="N,N,...", help="request lengths"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_flags(parser)
+    parser.set_defaults(kv_policy="headaware")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the plan and print it.
+
+    Raises:
+        HeadAwareError: a model, profile or option that cannot be planned.
+    """
+    from vllm_headaware.profile.locate import find_profile
+    from vllm_headaware.profile.model_hash import resolve_model_dir
+
+    flags = {name: getattr(args, f"kv_{name}") for name in FIELDS}
+    config = make_config(flags, args.kv_policy_config)
+    model_dir = resolve_model_dir(args.model)
+    geometry = read_geometry(model_dir, args.dtype, args.max_model_len)
+    profile = None
+    if POLICIES[config.policy]().needs_profile:
+        profile = find_profile(
+            model_dir, config.head_profile, sink=config.sink, window=config.window
+        )
+    plan = make_plan(config, geometry, profile, args.tensor_parallel_size)
+    lengths = args.lengths or [n for n in LENGTHS if n <= geometry.max_model_len]
+    lengths = lengths or [geometry.max_model_len]
+    report = make_report(plan, lengths, args.memory, serve_line(args, flags))
+    if args.json:
+        print(json.dumps(report))
+    else:
+        show(report)
+    return 0
+
+
+def make_report(plan: Plan, lengths: list[int], memory: int, serve: str) -> dict[str, Any]:
+    """Everything `plan` shows, as plain values; bytes are whole numbers."""
+    rows = []
+    for length in lengths:
+        held, dense = plan.request_bytes(length), plan.dense_bytes(length)
+        rows.append(
+            {
+                "tokens": length,
+                "blocks": plan.blocks(length),
+                "request_bytes": held,
+                "dense_bytes": dense,
+                "saving": dense / held,
+                "waste": plan.request_waste(length),
+                "concurrency": memory // held,
+                "dense_concurrency": memory // dense,
+            }
+        )
+    return {
+        "policy": plan.policy,
+        "geometry": vars(plan.geometry),
+        "tensor_parallel_size": plan.tensor_parallel_size,
+        "block_bytes": plan.block_bytes,
+        "prefix_alignment_tokens": plan.alignment,
+        "memory_bytes": memory,
+        "classes": [
+            {
+                "name": c.name,
+                "heads": c.num_heads,
+                "heads_per_layer": [
+                    len(plan.heads(y)[i]) for y in range(plan.geometry.num_layers)
+                ],
+                "sink": c.policy.sink,
+                "window": c.policy.window,
+                "block_tokens": c.block_tokens,
+                "bytes_per_token": c.num_heads * plan.geometry.head_token_bytes,
+                "block_waste": plan.waste(i),
+            }
+            for i, c in enumerate(plan.classes)
+        ],
+        "lengths": rows,
+        "serve": serve,
+    }
+
+
+def serve_line(args: argparse.Namespace, flags: dict[str, Any]) -> str:
+    """The `vllm serve` command that runs this plan."""
+    words = ["vllm", "serve", args.model]
+    if args.dtype != "auto":
+        words += ["--dtype", args.dtype]
+    if args.max_model_len:
+        words += ["--max-model-len", str(args.max_model_len)]
+    if args.tensor_parallel_size > 1:
+        words += ["--tensor-parallel-size", str(args.tensor_parallel_size)]
+    for name, value in {**flags, "policy_config": args.kv_policy_config}.items():
+        if value is not None:
+            words += [f"--kv-{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print a report as tables."""
+    console = Console()
+    classes = Table(title=f"KV policy {report['policy']}: head classes")
+    for column in ("class", "heads", "keeps", "tokens per block", "bytes per token", "block waste"):
+        classes.add_column(column, justify="left" if column in ("class", "keeps") else "right")
+    for c in report["classes"]:
+        keeps = "everything"
+        if c["window"] is not None:
+            keeps = f"first {c['sink']} + last {c['window']:,}"
+        classes.add_row(
+            c["name"],
+            str(c["heads"]),
+            keeps,
+            str(c["block_tokens"]),
+            f"{c['bytes_per_token']:,}",
+            f"{c['block_waste']:.1%}",
+        )
+    console.print(classes)
+    lengths = Table(title=f"Requests in {format_bytes(report['memory_bytes'])} of KV memory")
+    for column in ("tokens", "blocks", "holds", "full cache", "saving", "waste", "fit", "full fit"):
+        lengths.add_column(column, justify="right")
+    for row in report["lengths"]:
+        lengths.add_row(
+            f"{row['tokens']:,}",
+            " + ".join(str(n) for n in row["blocks"].values()),
+            format_bytes(row["request_bytes"]),
+            format_bytes(row["dense_bytes"]),
+            f"{row['saving']:.2f}x",
+            f"{row['waste']:.1%}",
+            str(row["concurrency"]),
+            str(row["dense_concurrency"]),
+        )
+    console.print(lengths)
+    console.print(
+        f"One block is {format_bytes(report['block_bytes'])}; prefix-cache hits land on multiples"
+        f" of {report['prefix_alignment_tokens']} tokens.",
+        highlight=False,
+    )
+    console.print(report["serve"], soft_wrap=True, highlight=False, markup=False)
+
+
+def format_bytes(count: float) -> str:
+    """Binary units, three digits."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.4g} TiB"
+
+
+def parse_bytes(text: str) -> int:
+    """`8GiB`, `512MiB` or a number of bytes.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Z]*)", text.strip().upper())
+    if not match or match[2] not in UNITS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 8GiB or 512MiB")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def parse_lengths(text: str) -> list[int]:
+    """Comma-separated token counts.
+
+    Raises:
+        argparse.ArgumentTypeError: anything else.
+    """
+    try:
+        lengths = [int(part) for part in text.split(",")]
+    except ValueError:
+        lengths = []
+    if not lengths or min(lengths) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of lengths such as 2048,8192")
+    return lengths
+
+
