@@ -1,0 +1,1 @@
+"""An oracle for whole models, and tiny models to ask it about."""

@@ -1,0 +1,108 @@
+"""A Hugging Face model whose KV heads see what the visibility rule says: the oracle for outputs.
+
+transformers computes everything but attention; attention is kernels/reference.py. vLLM is not
+involved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AutoModelForCausalLM, DynamicCache
+
+from vllm_headaware.kernels.reference import UNLIMITED, HeadRule, attention
+
+NAME = "vllm_headaware_reference"
+CHUNK = 512
+
+HeadRules = Sequence[Sequence[HeadRule]]
+
+
+class HFReference:
+    """A causal language model under one rule per (layer, KV head).
+
+    Args:
+        model_dir: a Hugging Face model folder.
+        rules: [num_layers][num_kv_heads]; everything unlimited when left out. May be set again.
+        dtype: of weights and activations.
+    """
+
+    def __init__(
+        self,
+        model_dir: str | Path,
+        rules: HeadRules | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        model = AutoModelForCausalLM.from_pretrained(
+            model_dir, dtype=dtype, attn_implementation=NAME
+        )
+        self.model = model.eval()
+        self.rules = rules if rules is not None else self._unlimited()
+
+    @property
+    def rules(self) -> HeadRules:
+        """[num_layers][num_kv_heads]."""
+        return self._rules
+
+    @rules.setter
+    def rules(self, rules: HeadRules) -> None:
+        config = self.model.config
+        shape = [len(layer) for layer in rules]
+        if shape != [config.num_key_value_heads] * config.num_hidden_layers:
+            raise ValueError(
+                f"rules for {shape} KV heads given to a model of {config.num_hidden_layers} "
+                f"layers with {config.num_key_value_heads} each"
+            )
+        self._rules = rules
+        for layer, layer_rules in zip(self.model.model.layers, rules, strict=True):
+            layer.self_attn.head_rules = layer_rules
+
+    @torch.inference_mode()
+    def logprobs(self, prompt_ids: Sequence[int]) -> torch.Tensor:
+        """Log probabilities of what follows each position, float32 [num_tokens, vocab]."""
+        return self._logits(prompt_ids, DynamicCache()).float().log_softmax(-1)
+
+    @torch.inference_mode()
+    def greedy(self, prompt_ids: Sequence[int], max_new_tokens: int) -> list[int]:
+        """The most likely continuation, token by token; end-of-text does not stop it."""
+        cache = DynamicCache()
+        tokens = [int(self._logits(prompt_ids, cache)[-1].argmax())]
+        while len(tokens) < max_new_tokens:
+            tokens.append(int(self._logits(tokens[-1:], cache)[-1].argmax()))
+        return tokens
+
+    def _logits(self, ids: Sequence[int], cache: DynamicCache) -> torch.Tensor:
+        """[len(ids), vocab], in chunks to bound memory; the cache keeps every key of every head."""
+        chunks = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
+        return torch.cat(
+            [self.model(torch.tensor([c]), past_key_values=cache).logits[0] for c in chunks]
+        )
+
+    def _unlimited(self) -> HeadRules:
+        config = self.model.config
+        return [[UNLIMITED] * config.num_key_value_heads] * config.num_hidden_layers
+
+
+def _attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' form: [batch, heads, tokens, size] in, [batch, tokens, heads, size] out."""
+    out = [
+        attention(
+            q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), module.head_rules, scaling
+        )
+        for q, k, v in zip(query, key, value, strict=True)
+    ]
+    return torch.stack(out), None
+
+
+AttentionInterface.register(NAME, _attention)

@@ -1,0 +1,110 @@
+"""The visibility rule and attention under it, in plain torch: slow and obvious, the oracle.
+
+A KV head keeps the first tokens of a request (attention sinks, arXiv 2309.17453) and its latest
+ones, both rounded outward to whole cache blocks. What a query sees depends on positions alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class HeadRule:
+    """What the queries of one KV head see.
+
+    Attributes:
+        sink: tokens at the start of the request that stay visible, >= 0.
+        window: latest tokens that are visible, the query's own included, >= 1; None for all.
+        block: tokens per cache block that both are rounded outward to, >= 1.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    sink: int = 0
+    window: int | None = None
+    block: int = 1
+
+    def __post_init__(self) -> None:
+        if self.sink < 0:
+            raise ValueError(f"sink must be 0 or more tokens, got {self.sink}")
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window must be 1 or more tokens, or None, got {self.window}")
+        if self.block < 1:
+            raise ValueError(f"block must be 1 or more tokens, got {self.block}")
+
+
+UNLIMITED = HeadRule()
+
+
+def visible(query_pos: torch.Tensor, key_pos: torch.Tensor, rule: HeadRule) -> torch.Tensor:
+    """Which keys each query sees.
+
+    Args:
+        query_pos: integers [num_queries], positions in the request from 0.
+        key_pos: integers [num_keys], likewise.
+
+    Returns:
+        bool [num_queries, num_keys].
+    """
+    i, j = query_pos[:, None], key_pos[None, :]
+    causal = j <= i
+    if rule.window is None:
+        return causal
+    sinks = -(-rule.sink // rule.block) * rule.block
+    oldest = (i - rule.window + 1).clamp(min=0)
+    start = oldest - oldest % rule.block
+    return causal & ((j < sinks) | (j >= start))
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    rules: Sequence[HeadRule],
+    scale: float,
+    query_pos: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attention of one request, every KV head under its own rule; products and softmax in float64.
+
+    Args:
+        q: [num_queries, num_query_heads, head_size]; query heads share KV heads in equal,
+            consecutive groups.
+        k: [num_keys, num_kv_heads, head_size], keys of positions 0 .. num_keys - 1.
+        v: [num_keys, num_kv_heads, value_size].
+        rules: [num_kv_heads].
+        scale: factor on the logits.
+        query_pos: integers [num_queries]; the request's last positions when left out.
+
+    Returns:
+        [num_queries, num_query_heads, value_size], dtype of q.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+    """
+    num_queries, num_query_heads, _ = q.shape
+    num_keys, num_kv_heads, _ = k.shape
+    if len(rules) != num_kv_heads or v.shape[:2] != k.shape[:2]:
+        raise ValueError(
+            f"k {tuple(k.shape)}, v {tuple(v.shape)} and {len(rules)} rules do not have the same "
+            "KV heads and tokens"
+        )
+    if num_query_heads % num_kv_heads:
+        raise ValueError(f"{num_query_heads} query heads cannot share {num_kv_heads} KV heads")
+    if query_pos is None:
+        query_pos = torch.arange(num_keys - num_queries, num_keys)
+    key_pos = torch.arange(num_keys)
+
+    group = num_query_heads // num_kv_heads
+    out = torch.empty(num_queries, num_query_heads, v.shape[2], dtype=q.dtype)
+    for head, rule in enumerate(rules):
+        mine = slice(head * group, (head + 1) * group)
+        logits = torch.einsum("qhd,kd->hqk", q[:, mine].double(), k[:, head].double()) * scale
+        logits.masked_fill_(~visible(query_pos, key_pos, rule), float("-inf"))
+        weights = logits.softmax(-1)
+        out[:, mine] = torch.einsum("hqk,kd->qhd", weights, v[:, head].double()).to(q.dtype)
+    return out
