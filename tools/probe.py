@@ -1,0 +1,176 @@
+"""Measure one engine: KV bytes really held, needle accuracy, decode speed.
+
+    python tools/probe.py --model DIR --kv-policy headaware --task kv8k,needle,decode --json
+
+One process is one engine. Leave --kv-policy out to measure stock vLLM with the plugin installed,
+add --uninstalled to measure it without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from engine import SteppedEngine
+from progress import elapsed_seconds, say
+
+TOTAL_TOKENS = 8192
+KV_NEW_TOKENS = 32
+DECODE_BATCH = 8
+DECODE_CONTEXT = 4096
+DECODE_STEPS = 40
+DECODE_WARM_UP_STEPS = 5
+NEEDLE_COUNT = 20
+NEEDLE_TOKENS = 2000
+NEEDLE_SEED = 2
+
+
+def kv8k(engine: SteppedEngine, args: argparse.Namespace) -> dict[str, Any]:
+    """Blocks and bytes one request of 8,192 tokens holds at its last decode step."""
+    prompt = random_prompt(engine, TOTAL_TOKENS - KV_NEW_TOKENS, seed=1)
+    engine.add("kv8k", prompt, KV_NEW_TOKENS)
+    held: list[int] = []
+    generated = 0
+    start = time.monotonic()
+    while generated < KV_NEW_TOKENS:
+        last = engine.held_blocks
+        generated = engine.step().get("kv8k", generated)
+        held.append(last)
+    return {
+        "tokens": TOTAL_TOKENS,
+        "blocks": held[-1],
+        "blocks_peak": max(held),
+        "blocks_after": engine.held_blocks,
+        "block_bytes": engine.block_bytes,
+        "bytes": held[-1] * engine.block_bytes,
+        "bytes_peak": max(held) * engine.block_bytes,
+        "seconds": time.monotonic() - start,
+    }
+
+
+def needle(engine: SteppedEngine, args: argparse.Namespace) -> dict[str, Any]:
+    """Mean score on held-out needle prompts."""
+    from vllm_headaware.eval.needle import needle_samples, score_answer
+
+    tokenizer = engine.llm.get_tokenizer()
+    samples = needle_samples(
+        tokenizer,
+        split="evaluation",
+        count=args.needle_count,
+        tokens=args.needle_tokens,
+        seed=NEEDLE_SEED,
+    )
+    longest = max(len(tokenizer.encode(sample.reply)) for sample in samples)
+    start = time.monotonic()
+    texts = engine.chat([sample.prompt_token_ids for sample in samples], longest + 16)
+    scores = [score_answer(s, text) for s, text in zip(samples, texts, strict=True)]
+    return {
+        "accuracy": statistics.fmean(scores),
+        "scores": scores,
+        "prompts": len(samples),
+        "prompt_tokens": [len(sample.prompt_token_ids) for sample in samples],
+        "seconds": time.monotonic() - start,
+    }
+
+
+def decode(engine: SteppedEngine, args: argparse.Namespace) -> dict[str, Any]:
+    """Decode speed of a full batch of distinct prompts, pure decode steps only."""
+    names = [f"decode{number}" for number in range(DECODE_BATCH)]
+    prompt_tokens = DECODE_CONTEXT - DECODE_STEPS // 2
+    for number, name in enumerate(names):
+        prompt = random_prompt(engine, prompt_tokens, seed=100 + number)
+        engine.add(name, prompt, TOTAL_TOKENS - prompt_tokens)
+    start = time.monotonic()
+    done: dict[str, int] = {}
+    while len(done) < DECODE_BATCH:
+        done.update(engine.step())
+    prefill_seconds = time.monotonic() - start
+
+    seconds: list[float] = []
+    held = engine.held_blocks
+    for _ in range(DECODE_WARM_UP_STEPS + DECODE_STEPS):
+        before, start = done, time.perf_counter()
+        done = engine.step()
+        seconds.append(time.perf_counter() - start)
+        if {name: count - before[name] for name, count in done.items()} != dict.fromkeys(names, 1):
+            raise RuntimeError(f"not a pure decode step of {DECODE_BATCH}: {before} then {done}")
+    engine.abort(names)
+    seconds = seconds[DECODE_WARM_UP_STEPS:]
+    median = statistics.median(seconds)
+    return {
+        "tokens_per_second": DECODE_BATCH / median,
+        "median_step_seconds": median,
+        "step_seconds": seconds,
+        "batch": DECODE_BATCH,
+        "context_tokens": [prompt_tokens + count for count in done.values()],
+        "blocks": held,
+        "bytes": held * engine.block_bytes,
+        "prefill_seconds": prefill_seconds,
+        "prefill_tokens_per_second": DECODE_BATCH * prompt_tokens / prefill_seconds,
+    }
+
+
+TASKS: dict[str, Callable[[SteppedEngine, argparse.Namespace], dict[str, Any]]] = {
+    "kv8k": kv8k,
+    "needle": needle,
+    "decode": decode,
+}
+
+
+def random_prompt(engine: SteppedEngine, num_tokens: int, seed: int) -> list[int]:
+    """Random words of the vocabulary: no two prompts share a prefix."""
+    vocabulary = engine.llm.get_tokenizer().vocab_size
+    rng = random.Random(seed)
+    return [rng.randrange(vocabulary // 2, vocabulary) for _ in range(num_tokens)]
+
+
+def task_list(text: str) -> list[str]:
+    """Parse kv8k,needle,decode."""
+    tasks = text.split(",")
+    for task in tasks:
+        if task not in TASKS:
+            raise argparse.ArgumentTypeError(f"unknown task {task!r}; know {', '.join(TASKS)}")
+    return tasks
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="model folder")
+    parser.add_argument("--kv-policy", help="none given: stock vLLM")
+    parser.add_argument("--uninstalled", action="store_true", help="load no vLLM plugin")
+    parser.add_argument("--task", type=task_list, default=list(TASKS), metavar="NAME,NAME,...")
+    parser.add_argument("--needle-count", type=int, default=NEEDLE_COUNT, metavar="PROMPTS")
+    parser.add_argument("--needle-tokens", type=int, default=NEEDLE_TOKENS, metavar="TOKENS")
+    parser.add_argument("--enforce-eager", action="store_true", help="no torch.compile")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, and only that")
+    args = parser.parse_args()
+
+    who = args.kv_policy or ("uninstalled" if args.uninstalled else "stock")
+    say(f"{who}: starting the engine")
+    engine = SteppedEngine(
+        args.model,
+        args.kv_policy,
+        plugins=not args.uninstalled,
+        enforce_eager=args.enforce_eager,
+    )
+    result: dict[str, Any] = {"policy": who, "startup_seconds": elapsed_seconds()}
+    for task in args.task:
+        say(f"{who}: {task}")
+        result[task] = TASKS[task](engine, args)
+        if engine.held_blocks:
+            raise RuntimeError(f"{engine.held_blocks} blocks are still held after {task}")
+    result["seconds"] = elapsed_seconds()
+    say(f"{who}: done")
+    print(json.dumps(result) if args.json else json.dumps(result, indent=2), flush=True)
+
+
+if __name__ == "__main__":
+    main()
