@@ -28,10 +28,10 @@ def make_demo_model(folder: Path) -> None:
     """
     gguf = find_gguf()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    say(f"reading {gguf.name} ({gguf.stat().st_size / 1e6:.0f} MB); about a minute")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    say(f"reading {gguf.name} ({gguf.stat().st_size / 1e6:.0f} MB); half a minute")
     source = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32
     )
