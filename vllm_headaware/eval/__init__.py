@@ -1,0 +1,1 @@
+"""Tasks that tell whether a model still knows what it read."""

@@ -1,0 +1,98 @@
+"""Needle prompts: a secret number hidden in filler, asked for at the end.
+
+The single-needle task of RULER (arXiv 2404.06654) in a form that a 135M chat model can do when it
+sees everything, and that nobody can do when the needle is not visible.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_headaware.errors import HeadAwareError
+from vllm_headaware.eval.words import POOLS, WordPool
+
+
+@dataclass(frozen=True)
+class NeedleSample:
+    """One prompt and what its answer must contain.
+
+    Attributes:
+        prompt_token_ids: the prompt through the model's chat template.
+        prompt_text: the user's message.
+        answer: the secret number.
+        reply: a full right answer, as text.
+        depth: where the needle stands, 0 (start) to 1 (end) of the filler.
+    """
+
+    prompt_token_ids: list[int]
+    prompt_text: str
+    answer: str
+    reply: str
+    depth: float
+
+
+def needle_samples(
+    tokenizer: Any, *, split: str, count: int, tokens: int, seed: int = 0
+) -> list[NeedleSample]:
+    """Generate prompts of about `tokens` tokens (never more).
+
+    Args:
+        tokenizer: a Hugging Face tokenizer; its chat template is used where it has one.
+        split: "calibration" or "evaluation"; see eval/words.py.
+
+    Raises:
+        HeadAwareError: unknown split, or a length the question does not fit in.
+    """
+    if split not in POOLS:
+        raise HeadAwareError(f"split must be one of {', '.join(POOLS)}, got {split!r}")
+    rng = random.Random(f"{split} {tokens} {seed}")
+    return [_sample(tokenizer, POOLS[split], tokens, rng) for _ in range(count)]
+
+
+def score_answer(sample: NeedleSample, text: str) -> float:
+    """1.0 if the secret number occurs in the generated text, else 0.0."""
+    return float(sample.answer in text)
+
+
+def _sample(tokenizer: Any, pool: WordPool, tokens: int, rng: random.Random) -> NeedleSample:
+    key = rng.choice(pool.keys)
+    number = str(rng.randrange(5000, 50000) * 2 + pool.residue)
+    fact = f"secret number of {key} is {number}."
+    depth = rng.random()
+    filler = [_sentence(pool, rng) for _ in range(tokens // 6 + 1)]
+
+    def build(num_sentences: int) -> tuple[list[int], str]:
+        text = filler[:num_sentences]
+        text.insert(round(depth * num_sentences), f"The {fact}")
+        message = (
+            "A secret number is hidden in the following text. Remember it.\n\n"
+            + " ".join(text)
+            + f"\n\nWhat is the secret number of {key} in the text above?"
+        )
+        return encode_chat(tokenizer, message), message
+
+    low, high = 0, len(filler)
+    if len(build(0)[0]) > tokens:
+        raise HeadAwareError(f"a needle prompt does not fit in {tokens} tokens; ask for more")
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if len(build(middle)[0]) <= tokens else (low, middle - 1)
+    ids, message = build(low)
+    return NeedleSample(ids, message, number, f"The {fact}", depth)
+
+
+def encode_chat(tokenizer: Any, message: str) -> list[int]:
+    """Token ids of a user message, ready for the model's answer."""
+    if getattr(tokenizer, "chat_template", None):
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
+        )
+        return tokenizer.encode(text, add_special_tokens=False)
+    return tokenizer.encode(message + "\n")
+
+
+def _sentence(pool: WordPool, rng: random.Random) -> str:
+    parts = (pool.people, pool.actions, pool.things, pool.places)
+    return " ".join(rng.choice(part) for part in parts) + "."

@@ -1,0 +1,172 @@
+"""The profile file: scores per [layer][KV head] as a text matrix, provenance, and a checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vllm_headaware.errors import HeadAwareError
+
+FORMAT = "vllm-headaware-head-profile"
+VERSION = 1
+SCORES = ("gate", "copy", "induction")
+REDO = "make a new one with `vllm-headaware profile MODEL`"
+
+
+@dataclass(frozen=True)
+class ProfiledModel:
+    """Which model a profile was measured on; `hash` is that of profile/model_hash.py."""
+
+    name: str
+    hash: str
+    num_layers: int
+    num_kv_heads: int
+    num_query_heads: int
+    head_size: int
+
+
+@dataclass(frozen=True)
+class HeadProfile:
+    """Scores of every KV head; higher means more in need of history.
+
+    Attributes:
+        scores: by name (gate, copy, induction), [layer][KV head], finite and not negative.
+        method: how they were measured: seed, sink, window, samples, lengths.
+        agreement: Spearman correlations between sample halves and between methods.
+        provenance: when, how long and with which versions.
+    """
+
+    model: ProfiledModel
+    scores: Mapping[str, list[list[float]]]
+    method: Mapping[str, Any] = field(default_factory=dict)
+    agreement: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def checksum(self) -> str:
+        """sha256 over everything else in the file, independent of its layout."""
+        text = json.dumps(self._body(), sort_keys=True, separators=(",", ":"))
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+    def require_model(self, model_hash: str, path: str | Path = "profile") -> None:
+        """Refuse to be used for another model.
+
+        Raises:
+            HeadAwareError: model_hash is not the hash this profile was measured on.
+        """
+        if self.model.hash != model_hash:
+            raise HeadAwareError(
+                f"head profile {path} was measured on another model ({self.model.name},"
+                f" {self.model.hash[:19]}; this one is {model_hash[:19]}); {REDO}"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write atomically: readers see the old file or the new one, never a part."""
+        path = Path(path)
+        values = {**self._body(), "checksum": self.checksum}
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(_render(values))
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    @classmethod
+    def load(cls, path: str | Path) -> HeadProfile:
+        """Read and check a profile file.
+
+        Raises:
+            HeadAwareError: missing, truncated, foreign, damaged or ill-shaped file.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise HeadAwareError(f"cannot read head profile {path}: {error}") from error
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise HeadAwareError(
+                f"head profile {path} is truncated or not JSON ({error}); {REDO}"
+            ) from error
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise HeadAwareError(f"{path} is not a head profile; {REDO}")
+        if values.get("version") != VERSION:
+            raise HeadAwareError(
+                f"head profile {path} has version {values.get('version')!r}, this release reads"
+                f" {VERSION}; {REDO}"
+            )
+        try:
+            profile = cls(
+                model=ProfiledModel(**values["model"]),
+                scores=values["scores"],
+                method=values["method"],
+                agreement=values["agreement"],
+                provenance=values["provenance"],
+            )
+            checksum = values["checksum"]
+        except (KeyError, TypeError) as error:
+            raise HeadAwareError(f"head profile {path} lacks a part ({error}); {REDO}") from error
+        profile._require_sound(path)
+        if checksum != profile.checksum:
+            raise HeadAwareError(
+                f"head profile {path} was changed after it was made (its checksum does not match);"
+                f" {REDO}"
+            )
+        return profile
+
+    def _require_sound(self, path: Path) -> None:
+        layers, heads = self.model.num_layers, self.model.num_kv_heads
+        for name in SCORES:
+            matrix = self.scores.get(name) if isinstance(self.scores, dict) else None
+            if not isinstance(matrix, list):
+                raise HeadAwareError(f"head profile {path} has no {name!r} scores; {REDO}")
+            shape = [len(row) if isinstance(row, list) else 0 for row in matrix]
+            if shape != [heads] * layers:
+                raise HeadAwareError(
+                    f"{name!r} scores in head profile {path} are not {layers} layers x {heads} KV"
+                    f" heads; {REDO}"
+                )
+            for row in matrix:
+                for score in row:
+                    if not isinstance(score, (int, float)) or not math.isfinite(score) or score < 0:
+                        raise HeadAwareError(
+                            f"{name!r} scores in head profile {path} contain {score!r}, expected"
+                            f" finite numbers that are not negative; {REDO}"
+                        )
+
+    def _body(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": asdict(self.model),
+            "scores": dict(self.scores),
+            "method": dict(self.method),
+            "agreement": dict(self.agreement),
+            "provenance": dict(self.provenance),
+        }
+
+
+def _render(values: dict[str, Any]) -> str:
+    """Indented JSON with one layer of scores per line."""
+    parts = []
+    for key, value in values.items():
+        if key == "scores":
+            matrices = (
+                f'    "{name}": [\n' + ",\n".join(f"      {json.dumps(r)}" for r in rows) + "\n    ]"
+                for name, rows in value.items()
+            )
+            text = "{\n" + ",\n".join(matrices) + "\n  }"
+        else:
+            text = json.dumps(value, indent=2).replace("\n", "\n  ")
+        parts.append(f"  {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"

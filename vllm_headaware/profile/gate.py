@@ -1,0 +1,77 @@
+"""Gate saliency: how much an answer would suffer if a KV head saw only sinks and a window.
+
+DuoAttention (arXiv 2410.10819) puts a gate on every KV head, alpha x full + (1 - alpha) x
+(sinks + window), and trains it. Here the gate stays open (alpha = 1) and its first-order effect on the
+loss of the answer is measured instead: one backward pass scores all heads of all layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from vllm_headaware.profile.probe import full_attention, last_logits, watch_attention
+
+
+def gate_gradients(
+    model: Any, input_ids: torch.Tensor, num_answer_tokens: int, sink: int, window: int
+) -> torch.Tensor:
+    """d(loss) / d(alpha) of every KV head at alpha = 1.
+
+    Args:
+        model: a Hugging Face decoder in eval mode whose parameters need no gradients.
+        input_ids: int64 [T], prompt and answer.
+        num_answer_tokens: the loss is the mean NLL of the last so many tokens, in nats.
+        sink, window: what a closed gate would leave visible, in tokens.
+
+    Returns:
+        float32 [num_layers, num_kv_heads]; negative where closing the gate would raise the loss.
+    """
+    length = input_ids.shape[0]
+    visible = sink_window_mask(length, sink, window)
+    gates: dict[int, torch.Tensor] = {}
+
+    def gated(
+        layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        full = full_attention(query, key, value, scale)
+        with torch.no_grad():
+            local = full_attention(query, key, value, scale, visible)
+            difference = (full - local).unflatten(1, (key.shape[1], -1))
+        alpha = torch.ones(key.shape[1], 1, 1, 1, requires_grad=True)
+        gates[layer] = alpha
+        # alpha x full + (1 - alpha) x local, written so that only alpha's own effect is new.
+        return full + ((alpha - 1) * difference).flatten(1, 2)
+
+    # One thread drives forward and backward: two OpenMP teams on the same cores wait for each other.
+    one_thread = torch.autograd.set_multithreading_enabled(False)
+    with watch_attention(model, gated), torch.enable_grad(), one_thread:
+        logits = last_logits(model, input_ids, num_answer_tokens)
+        cross_entropy(logits, input_ids[length - num_answer_tokens :]).backward()
+    gradients = [gates[layer].grad for layer in sorted(gates)]
+    return torch.stack([g.flatten() for g in gradients if g is not None]).float()
+
+
+def sink_window_mask(length: int, sink: int, window: int) -> torch.Tensor:
+    """bool [T, T]: key j visible to query i iff j <= i and (j < sink or j > i - window)."""
+    i, j = torch.arange(length)[:, None], torch.arange(length)[None]
+    return (j <= i) & ((j < sink) | (j > i - window))
+
+
+def gate_scores(gradients: torch.Tensor) -> torch.Tensor:
+    """Mean over samples of each sample's share of saliency.
+
+    Absolute gradients, because a head can matter to an answer in both directions and signs cancel
+    over samples; shares, so that no single hard sample decides.
+
+    Args:
+        gradients: float32 [samples, layers, KV heads]
+
+    Returns:
+        float32 [layers, KV heads], summing to 1 (0 everywhere if nothing matters).
+    """
+    saliency = gradients.abs()
+    total = saliency.sum(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    return (saliency / total).mean(0)

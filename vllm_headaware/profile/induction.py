@@ -1,0 +1,48 @@
+"""Induction score: prefix matching on repeated random tokens (Olsson et al. 2022).
+
+On a random sequence that is repeated, an induction head at a token looks at what followed that token
+the first time: from position n + i to position i + 1. It needs no text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from vllm_headaware.profile.probe import (
+    full_attention,
+    max_over_group,
+    row_attention,
+    watch_attention,
+)
+
+
+def induction_scores(
+    model: Any, vocab_size: int, length: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Mean attention from the second occurrence to the token after the first.
+
+    Args:
+        length: tokens of the random sequence, before it is repeated.
+
+    Returns:
+        float32 [num_layers, num_kv_heads], 0 to 1.
+    """
+    once = torch.randint(vocab_size, (length,), generator=generator)
+    input_ids = torch.cat([once, once])
+    rows = torch.arange(length, 2 * length - 1)
+    followers = (rows - length + 1)[None, :, None]
+    scores: dict[int, torch.Tensor] = {}
+
+    def watch(
+        layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        attention = row_attention(query, key, rows, scale)
+        matched = attention.gather(-1, followers.expand(attention.shape[0], -1, 1))
+        scores[layer] = max_over_group(matched.mean(dim=(1, 2)), key.shape[1])
+        return full_attention(query, key, value, scale)
+
+    with watch_attention(model, watch), torch.no_grad():
+        model(input_ids[None], use_cache=False)
+    return torch.stack([scores[layer] for layer in sorted(scores)])

@@ -1,0 +1,81 @@
+"""Where a profile comes from: a path, or next to the model, or the user's cache, or measured now."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from vllm_headaware.errors import HeadAwareError
+from vllm_headaware.profile.format import HeadProfile
+from vllm_headaware.profile.model_hash import model_hash
+
+FILE_NAME = "headaware_profile.json"
+
+
+def find_profile(
+    model_dir: str | Path, where: str = "auto", *, sink: int = 64, window: int = 256
+) -> HeadProfile:
+    """A profile that fits the model.
+
+    Args:
+        where: a file, or "auto": next to the model, then the user's cache, else measure now (with
+            a progress bar) and keep it in the first of the two places that can be written.
+        sink, window: used only when a profile has to be measured.
+
+    Raises:
+        HeadAwareError: an unusable file, or one of another model.
+    """
+    digest = model_hash(model_dir)
+    places = [Path(where)] if where != "auto" else profile_places(model_dir, digest)
+    for path in places:
+        if where != "auto" and not path.exists():
+            raise HeadAwareError(
+                f"head profile {path} does not exist; make it with `vllm-headaware profile MODEL"
+                f" -o {path}`, or use --kv-head-profile auto"
+            )
+        if path.exists():
+            profile = HeadProfile.load(path)
+            profile.require_model(digest, path)
+            return profile
+
+    from vllm_headaware.profile.run import profile_model
+
+    print(
+        f"no head profile for {model_dir} yet: measuring one (a few minutes, once)",
+        file=sys.stderr,
+        flush=True,
+    )
+    profile = profile_model(model_dir, sink=sink, window=window, progress=True)
+    keep_profile(profile, places)
+    return profile
+
+
+def profile_places(model_dir: str | Path, digest: str) -> list[Path]:
+    """Files where `auto` looks, in order."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = digest.removeprefix("sha256:")
+    return [
+        Path(model_dir) / FILE_NAME,
+        cache / "vllm-headaware" / "profiles" / f"{name}.json",
+    ]
+
+
+def keep_profile(profile: HeadProfile, places: list[Path]) -> Path:
+    """Save to the first place that can be written, and say where.
+
+    Raises:
+        HeadAwareError: none can.
+    """
+    for path in places:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            profile.save(path)
+        except OSError:
+            continue
+        print(f"head profile kept in {path}", file=sys.stderr, flush=True)
+        return path
+    raise HeadAwareError(
+        f"cannot write a head profile to any of {', '.join(str(path) for path in places)}; make one"
+        " with `vllm-headaware profile MODEL -o FILE` and pass --kv-head-profile FILE"
+    )

@@ -1,0 +1,100 @@
+"""Look into every attention layer of a Hugging Face decoder while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+NAME = "vllm_headaware_probe"
+
+Watcher = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
+"""(layer, query [1, Hq, T, D], key [1, Hkv, T, D], value [1, Hkv, T, D], scale) ->
+output [1, Hq, T, D]."""
+
+
+@contextmanager
+def watch_attention(model: Any, watcher: Watcher) -> Iterator[None]:
+    """Route the model's attention through a watcher; the model is as before afterwards.
+
+    Works for any decoder whose attention goes through transformers' attention interface. The
+    watcher does causal attention itself; batch size is 1 and there is no padding.
+    """
+
+    def attend(
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: Any,
+        scaling: float | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        output = watcher(module.layer_idx, query, key, value, scale)
+        return output.transpose(1, 2).contiguous(), None
+
+    before = model.config._attn_implementation
+    AttentionInterface.register(NAME, attend)
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def full_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    visible: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attention with grouped KV heads, causal or under a mask; shapes as in Watcher.
+
+    Args:
+        visible: bool [T, T] (query, key), or None for causal.
+    """
+    # Repeated heads reach the fused kernel; grouped ones take the slow path on a CPU.
+    group = query.shape[1] // key.shape[1]
+    key, value = (tensor.repeat_interleave(group, dim=1) for tensor in (key, value))
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=visible, is_causal=visible is None, scale=scale
+    )
+
+
+def row_attention(
+    query: torch.Tensor, key: torch.Tensor, rows: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """Attention probabilities of some query rows only.
+
+    Args:
+        query: [1, Hq, T, D]; key: [1, Hkv, T, D]
+        rows: int64 [R], query positions.
+
+    Returns:
+        float32 [Hq, R, T]; position t > row has probability 0.
+    """
+    group = query.shape[1] // key.shape[1]
+    keys = key[0].repeat_interleave(group, dim=0).float()
+    logits = query[0, :, rows].float() @ keys.transpose(1, 2) * scale
+    hidden = torch.arange(key.shape[2]) > rows[:, None]
+    return logits.masked_fill(hidden.to(logits.device), float("-inf")).softmax(-1)
+
+
+def max_over_group(scores: torch.Tensor, num_kv_heads: int) -> torch.Tensor:
+    """[Hq] -> [Hkv]: a KV head is worth what its best query head is worth."""
+    return scores.view(num_kv_heads, -1).amax(-1)
+
+
+def last_logits(model: Any, input_ids: torch.Tensor, count: int) -> torch.Tensor:
+    """Logits that predict the last `count` tokens of input_ids: float32 [count, vocabulary].
+
+    The output layer runs on those positions only; it costs as much as many decoder layers.
+    """
+    output = model(input_ids[None], use_cache=False, logits_to_keep=count + 1)
+    return output.logits[0, :-1].float()

@@ -1,0 +1,155 @@
+"""Measure a model: needle samples for the gate and copy scores, repeated noise for induction."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tqdm import tqdm
+
+from vllm_headaware import __version__
+from vllm_headaware.errors import HeadAwareError
+from vllm_headaware.eval.needle import needle_samples
+from vllm_headaware.profile.agreement import spearman, split_half
+from vllm_headaware.profile.copying import copy_scores
+from vllm_headaware.profile.format import HeadProfile, ProfiledModel
+from vllm_headaware.profile.gate import gate_gradients, gate_scores
+from vllm_headaware.profile.induction import induction_scores
+from vllm_headaware.profile.model_hash import model_hash
+
+DEFAULT_LENGTHS = (600, 900, 1400)
+DEFAULT_SAMPLES = 21
+INDUCTION_LENGTH, INDUCTION_RUNS = 128, 4
+
+
+def profile_model(
+    model_dir: str | Path,
+    *,
+    sink: int = 64,
+    window: int = 256,
+    samples: int = DEFAULT_SAMPLES,
+    lengths: Sequence[int] = DEFAULT_LENGTHS,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> HeadProfile:
+    """Score every KV head of a model on generated calibration prompts.
+
+    Args:
+        sink, window: what a local head would keep, in tokens; scores are relative to that.
+        samples: needle prompts, dealt to `lengths` in turn.
+        progress: show a bar on stderr; None means only on a terminal.
+
+    Raises:
+        HeadAwareError: a model that cannot be loaded or probed, or prompts that fit in the window.
+    """
+    if min(lengths) <= sink + window:
+        raise HeadAwareError(
+            f"prompts of {min(lengths)} tokens fit in sinks and window ({sink} + {window}); every"
+            " head would look local: use longer --lengths"
+        )
+    started = time.monotonic()
+    folder = Path(model_dir)
+    digest = model_hash(folder)
+    model, tokenizer = _load(folder)
+    prompts = [
+        sample
+        for index, length in enumerate(lengths)
+        for sample in needle_samples(
+            tokenizer,
+            split="calibration",
+            count=len(range(index, samples, len(lengths))),
+            tokens=length,
+            seed=seed,
+        )
+    ]
+    bar = tqdm(
+        total=len(prompts) + INDUCTION_RUNS,
+        desc="profiling heads",
+        unit="sample",
+        file=sys.stderr,
+        disable=not sys.stderr.isatty() if progress is None else not progress,
+    )
+    gradients, copies = [], []
+    with bar:
+        for sample in prompts:
+            answer = tokenizer.encode(sample.reply, add_special_tokens=False)
+            input_ids = torch.tensor(sample.prompt_token_ids + answer)
+            gradients.append(gate_gradients(model, input_ids, len(answer), sink, window))
+            needle = tokenizer.encode(sample.answer, add_special_tokens=False)
+            copied = copy_scores(model, input_ids, needle, len(answer))
+            if copied is not None:
+                copies.append(copied)
+            bar.update()
+        generator = torch.Generator().manual_seed(seed)
+        inductions = []
+        for _ in range(INDUCTION_RUNS):
+            vocab = model.config.get_text_config().vocab_size
+            inductions.append(induction_scores(model, vocab, INDUCTION_LENGTH, generator))
+            bar.update()
+
+    gate_per_sample = torch.stack(gradients)
+    per_sample = {
+        "gate": torch.stack([gate_scores(g[None]) for g in gate_per_sample]),
+        "copy": torch.stack(copies) if copies else torch.zeros_like(gate_per_sample[:1]),
+        "induction": torch.stack(inductions),
+    }
+    scores = {name: values.mean(0) for name, values in per_sample.items()}
+    config = model.config.get_text_config()
+    return HeadProfile(
+        model=ProfiledModel(
+            name=folder.resolve().name,
+            hash=digest,
+            num_layers=scores["gate"].shape[0],
+            num_kv_heads=scores["gate"].shape[1],
+            num_query_heads=config.num_attention_heads,
+            head_size=getattr(config, "head_dim", None)
+            or config.hidden_size // config.num_attention_heads,
+        ),
+        scores={name: _rounded(values) for name, values in scores.items()},
+        method={
+            "sink": sink,
+            "window": window,
+            "samples": samples,
+            "samples_copied": len(copies),
+            "lengths": list(lengths),
+            "seed": seed,
+        },
+        agreement={
+            "split_half_spearman": {n: round(split_half(v), 4) for n, v in per_sample.items()},
+            "between_methods_spearman": {
+                f"{a}-{b}": round(spearman(scores[a], scores[b]), 4)
+                for a, b in (("gate", "copy"), ("gate", "induction"), ("copy", "induction"))
+            },
+        },
+        provenance={
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - started, 1),
+            "vllm_headaware": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    )
+
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        detail = " ".join(str(error).split())
+        raise HeadAwareError(f"cannot load the model in {folder}: {detail}") from error
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def _rounded(scores: torch.Tensor) -> list[list[float]]:
+    return [[float(f"{score:.6g}") for score in row] for row in scores.tolist()]
