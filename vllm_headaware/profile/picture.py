@@ -1,4 +1,4 @@
-"""A head profile as a picture: where the heads are, and how fast the score falls from head to head."""
+"""A head profile as a picture: where the heads are, and how fast scores fall from head to head."""
 
 from __future__ import annotations
 
