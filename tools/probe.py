@@ -1,144 +1,176 @@
-"""Measure one engine in one process, with or without a KV policy; one JSON object on stdout.
+"""Measure one engine: KV bytes really held, needle accuracy, decode speed.
 
-    python tools/probe.py MODEL --task kv8k,needle,decode [--kv-policy headaware] [--uninstalled]
+    python tools/probe.py --model DIR --kv-policy headaware --task kv8k,needle,decode --json
 
-kv8k    blocks a request of 8,192 tokens really holds while it decodes, times bytes per block
-needle  accuracy on 20 held-out needle prompts of 2,000 tokens
-decode  decode tokens/s of 8 requests at 4k context, counting only steps in which all 8 decode
+One process is one engine. Leave --kv-policy out to measure stock vLLM with the plugin installed,
+add --uninstalled to measure it without.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import statistics
-import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
-CONTEXT, BATCH, DECODE_STEPS = 4096, 8, 48
-NEEDLES, NEEDLE_TOKENS = 20, 2000
+from engine import SteppedEngine
+from progress import elapsed_seconds, say
+
+TOTAL_TOKENS = 8192
+KV_NEW_TOKENS = 32
+DECODE_BATCH = 8
+DECODE_CONTEXT = 4096
+DECODE_STEPS = 40
+DECODE_WARM_UP_STEPS = 5
+NEEDLE_COUNT = 20
+NEEDLE_TOKENS = 2000
+NEEDLE_SEED = 2
 
 
-def main() -> int:
-    """Build the engine and run the tasks."""
+def kv8k(engine: SteppedEngine, args: argparse.Namespace) -> dict[str, Any]:
+    """Blocks and bytes one request of 8,192 tokens holds at its last decode step."""
+    prompt = random_prompt(engine, TOTAL_TOKENS - KV_NEW_TOKENS, seed=1)
+    engine.add("kv8k", prompt, KV_NEW_TOKENS)
+    held: list[int] = []
+    generated = 0
+    start = time.monotonic()
+    while generated < KV_NEW_TOKENS:
+        last = engine.held_blocks
+        generated = engine.step().get("kv8k", generated)
+        held.append(last)
+    return {
+        "tokens": TOTAL_TOKENS,
+        "blocks": held[-1],
+        "blocks_peak": max(held),
+        "blocks_after": engine.held_blocks,
+        "block_bytes": engine.block_bytes,
+        "bytes": held[-1] * engine.block_bytes,
+        "bytes_peak": max(held) * engine.block_bytes,
+        "seconds": time.monotonic() - start,
+    }
+
+
+def needle(engine: SteppedEngine, args: argparse.Namespace) -> dict[str, Any]:
+    """Mean score on held-out needle prompts."""
+    from vllm_headaware.eval.needle import needle_samples, score_answer
+
+    tokenizer = engine.llm.get_tokenizer()
+    samples = needle_samples(
+        tokenizer,
+        split="evaluation",
+        count=args.needle_count,
+        tokens=args.needle_tokens,
+        seed=NEEDLE_SEED,
+    )
+    longest = max(len(tokenizer.encode(sample.reply)) for sample in samples)
+    start = time.monotonic()
+    texts = engine.chat([sample.prompt_token_ids for sample in samples], longest + 16)
+    scores = [score_answer(s, text) for s, text in zip(samples, texts, strict=True)]
+    return {
+        "accuracy": statistics.fmean(scores),
+        "scores": scores,
+        "prompts": len(samples),
+        "prompt_tokens": [len(sample.prompt_token_ids) for sample in samples],
+        "seconds": time.monotonic() - start,
+    }
+
+
+def decode(engine: SteppedEngine, args: argparse.Namespace) -> dict[str, Any]:
+    """Decode speed of a full batch of distinct prompts, pure decode steps only."""
+    names = [f"decode{number}" for number in range(DECODE_BATCH)]
+    prompt_tokens = DECODE_CONTEXT - DECODE_STEPS // 2
+    for number, name in enumerate(names):
+        prompt = random_prompt(engine, prompt_tokens, seed=100 + number)
+        engine.add(name, prompt, TOTAL_TOKENS - prompt_tokens)
+    start = time.monotonic()
+    done: dict[str, int] = {}
+    while len(done) < DECODE_BATCH:
+        done.update(engine.step())
+    prefill_seconds = time.monotonic() - start
+
+    seconds: list[float] = []
+    held = engine.held_blocks
+    for _ in range(DECODE_WARM_UP_STEPS + DECODE_STEPS):
+        before, start = done, time.perf_counter()
+        done = engine.step()
+        seconds.append(time.perf_counter() - start)
+        if {name: count - before[name] for name, count in done.items()} != dict.fromkeys(names, 1):
+            raise RuntimeError(f"not a pure decode step of {DECODE_BATCH}: {before} then {done}")
+    engine.abort(names)
+    seconds = seconds[DECODE_WARM_UP_STEPS:]
+    median = statistics.median(seconds)
+    return {
+        "tokens_per_second": DECODE_BATCH / median,
+        "median_step_seconds": median,
+        "step_seconds": seconds,
+        "batch": DECODE_BATCH,
+        "context_tokens": [prompt_tokens + count for count in done.values()],
+        "blocks": held,
+        "bytes": held * engine.block_bytes,
+        "prefill_seconds": prefill_seconds,
+        "prefill_tokens_per_second": DECODE_BATCH * prompt_tokens / prefill_seconds,
+    }
+
+
+TASKS: dict[str, Callable[[SteppedEngine, argparse.Namespace], dict[str, Any]]] = {
+    "kv8k": kv8k,
+    "needle": needle,
+    "decode": decode,
+}
+
+
+def random_prompt(engine: SteppedEngine, num_tokens: int, seed: int) -> list[int]:
+    """Random words of the vocabulary: no two prompts share a prefix."""
+    vocabulary = engine.llm.get_tokenizer().vocab_size
+    rng = random.Random(seed)
+    return [rng.randrange(vocabulary // 2, vocabulary) for _ in range(num_tokens)]
+
+
+def task_list(text: str) -> list[str]:
+    """Parse kv8k,needle,decode."""
+    tasks = text.split(",")
+    for task in tasks:
+        if task not in TASKS:
+            raise argparse.ArgumentTypeError(f"unknown task {task!r}; know {', '.join(TASKS)}")
+    return tasks
+
+
+def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model")
-    parser.add_argument("--task", default="kv8k,needle,decode")
-    parser.add_argument("--kv-policy", default=None)
-    parser.add_argument("--uninstalled", action="store_true", help="load no plugin at all")
+    parser.add_argument("--model", required=True, help="model folder")
+    parser.add_argument("--kv-policy", help="none given: stock vLLM")
+    parser.add_argument("--uninstalled", action="store_true", help="load no vLLM plugin")
+    parser.add_argument("--task", type=task_list, default=list(TASKS), metavar="NAME,NAME,...")
+    parser.add_argument("--needle-count", type=int, default=NEEDLE_COUNT, metavar="PROMPTS")
+    parser.add_argument("--needle-tokens", type=int, default=NEEDLE_TOKENS, metavar="TOKENS")
+    parser.add_argument("--enforce-eager", action="store_true", help="no torch.compile")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, and only that")
     args = parser.parse_args()
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "3")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    if args.uninstalled:
-        os.environ["VLLM_PLUGINS"] = ""
-    from vllm import LLM
 
-    policy = {"kv_policy": args.kv_policy} if args.kv_policy else {}
-    # Both sides run eagerly: compilation would only add its own time to every measurement.
-    llm = LLM(args.model, dtype="float32", max_model_len=8192, enforce_eager=True, **policy)
-    tasks = {"kv8k": measure_kv, "needle": measure_needles, "decode": measure_decode}
-    result: dict[str, Any] = {}
-    for name in args.task.split(","):
-        started = time.monotonic()
-        result.update(tasks[name](llm))
-        print(f"{args.kv_policy or 'stock'} {name}: {time.monotonic() - started:.0f} s, {result}",
-              file=sys.stderr, flush=True)  # fmt: skip
-    print(json.dumps(result), flush=True)
-    return 0
-
-
-def scheduler_of(llm: Any) -> Any:
-    """The scheduler of an in-process engine."""
-    return llm.llm_engine.engine_core.engine_core.scheduler
-
-
-def block_bytes(llm: Any) -> int:
-    """Bytes of one block: the KV buffer as allocated, divided by its blocks."""
-    config = scheduler_of(llm).kv_cache_config
-    return sum({tensor.offset: tensor.size for tensor in config.kv_cache_tensors[:1]}.values()) // (
-        config.num_blocks
+    who = args.kv_policy or ("uninstalled" if args.uninstalled else "stock")
+    say(f"{who}: starting the engine")
+    engine = SteppedEngine(
+        args.model,
+        args.kv_policy,
+        plugins=not args.uninstalled,
+        enforce_eager=args.enforce_eager,
     )
-
-
-def add_random_request(llm: Any, name: str, tokens: int, max_tokens: int, seed: int) -> None:
-    """Queue a prompt of random tokens; greedy, and it does not stop early."""
-    from vllm import SamplingParams
-
-    rng = random.Random(seed)
-    prompt = {"prompt_token_ids": [rng.randrange(100, 40000) for _ in range(tokens)]}
-    params = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
-    llm.llm_engine.add_request(name, prompt, params)
-
-
-def measure_kv(llm: Any) -> dict[str, Any]:
-    """Blocks held at 8,192 tokens, read from the pool before the last step."""
-    scheduler = scheduler_of(llm)
-    pool = scheduler.kv_cache_manager.block_pool
-    add_random_request(llm, "8k", 8192 - 16, 16, seed=8)
-    held = 0
-    while llm.llm_engine.has_unfinished_requests():
-        llm.llm_engine.step()
-        if scheduler.running:
-            held = pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()
-    return {
-        "kv_blocks_8k": held,
-        "kv_block_bytes": block_bytes(llm),
-        "kv_bytes_8k": held * block_bytes(llm),
-    }
-
-
-def measure_needles(llm: Any) -> dict[str, Any]:
-    """Held-out needle accuracy, 0 to 1."""
-    from vllm import SamplingParams
-
-    from vllm_headaware.eval.needle import needle_samples, score_answer
-
-    samples = needle_samples(
-        llm.get_tokenizer(), split="evaluation", count=NEEDLES, tokens=NEEDLE_TOKENS, seed=2026
-    )
-    outputs = llm.generate(
-        [{"prompt_token_ids": sample.prompt_token_ids} for sample in samples],
-        SamplingParams(temperature=0, max_tokens=32),
-    )
-    scores = [
-        score_answer(sample, output.outputs[0].text)
-        for sample, output in zip(samples, outputs, strict=True)
-    ]
-    return {"needle": statistics.mean(scores), "needle_samples": len(scores)}
-
-
-def measure_decode(llm: Any) -> dict[str, Any]:
-    """Decode throughput with all requests past their prompt; prefill time beside it."""
-    scheduler = scheduler_of(llm)
-    prompt = CONTEXT - DECODE_STEPS
-    for index in range(BATCH):
-        # Requests prefill one after another: early ones decode longer, all end together or later.
-        add_random_request(llm, f"decode-{index}", prompt, DECODE_STEPS * 4, seed=index)
-    started, seconds = time.monotonic(), []
-    prefill_seconds = 0.0
-    while len(seconds) < DECODE_STEPS:
-        begin = time.monotonic()
-        llm.llm_engine.step()
-        running = scheduler.running
-        if len(running) == BATCH and all(r.num_computed_tokens > prompt for r in running):
-            prefill_seconds = prefill_seconds or begin - started
-            seconds.append(time.monotonic() - begin)
-    llm.llm_engine.abort_request([f"decode-{index}" for index in range(BATCH)])
-    while llm.llm_engine.has_unfinished_requests():
-        llm.llm_engine.step()
-    median = statistics.median(seconds[2:])
-    return {
-        "decode_tokens_per_second": BATCH / median,
-        "decode_step_seconds": median,
-        "decode_prefill_seconds": prefill_seconds,
-    }
+    result: dict[str, Any] = {"policy": who, "startup_seconds": elapsed_seconds()}
+    for task in args.task:
+        say(f"{who}: {task}")
+        result[task] = TASKS[task](engine, args)
+        if engine.held_blocks:
+            raise RuntimeError(f"{engine.held_blocks} blocks are still held after {task}")
+    result["seconds"] = elapsed_seconds()
+    say(f"{who}: done")
+    print(json.dumps(result) if args.json else json.dumps(result, indent=2), flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

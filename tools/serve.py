@@ -1,64 +1,105 @@
-"""`make serve`: the demo model under --kv-policy headaware, with one answer to show that it works.
-
-    python tools/serve.py MODEL [--port 8000] [--exit-after-check]
-"""
+"""What `make serve` runs last: the real server, one request of our own, and what to try next."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import signal
 import sys
 import urllib.request
 from pathlib import Path
 
-from server import running_server
+from progress import say
+from server import SERVED_NAME, Server, ServerError
 
-PROMPT = {
-    "model": "smollm2",
-    "messages": [{"role": "user", "content": "What is the capital of France?"}],
-    "max_tokens": 32,
-    "temperature": 0,
-}
+QUESTION = "What is the capital of France?"
+
+
+def ask(server: Server, question: str) -> str:
+    """Answer to one chat message.
+
+    Raises:
+        ServerError: the answer is empty.
+    """
+    request = urllib.request.Request(
+        server.url + "/v1/chat/completions",
+        data=json.dumps(chat_body(question)).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=300) as response:
+        answer = json.load(response)["choices"][0]["message"]["content"]
+    if not answer.strip():
+        raise ServerError(f"empty answer to {question!r}")
+    return answer
+
+
+def chat_body(question: str) -> dict[str, object]:
+    """Body of a chat request."""
+    return {
+        "model": SERVED_NAME,
+        "messages": [{"role": "user", "content": question}],
+        "max_tokens": 40,
+        "temperature": 0,
+    }
+
+
+def held_by_class(metrics: str) -> list[str]:
+    """The lines of /metrics that say what each head class holds."""
+    return [
+        line for line in metrics.splitlines() if line.startswith("vllm_headaware_kv_class_bytes{")
+    ]
+
+
+def banner(server: Server, answer: str) -> str:
+    """What a newcomer sees."""
+    body = shlex.quote(json.dumps(chat_body(QUESTION)))
+    return f"""
+vLLM serves {SERVED_NAME} at {server.url} (OpenAI API under {server.url}/v1)
+
+  asked:    {QUESTION}
+  answered: {answer.strip()}
+
+Ask it yourself:
+  curl -s {server.url}/v1/chat/completions -H 'Content-Type: application/json' -d {body}
+Expect JSON whose choices[0].message.content is the answer above.
+
+What each head class holds, in bytes (0 while idle):
+  curl -s {server.url}/metrics | grep vllm_headaware_kv_class_bytes
+
+Server log: {server.log}
+"""
 
 
 def main() -> int:
-    """Serve until Ctrl-C, or until the check is done."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--exit-after-check", action="store_true")
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="model folder")
+    parser.add_argument("--port", type=int, default=8000, help="0 picks a free one")
+    parser.add_argument("--kv-policy", default="headaware")
+    parser.add_argument("--log", type=Path, default=Path(".cache/serve.log"))
+    parser.add_argument("--exit-after-check", action="store_true", help="stop after one answer")
     args = parser.parse_args()
+    # Ask for SIGTERM to end us as Ctrl-C does, so that the server is stopped too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    policy = [] if args.kv_policy == "none" else ["--kv-policy", args.kv_policy]
+    server = Server(args.model, port=args.port, log=args.log, serve_args=policy)
+    say("starting " + shlex.join(["vllm", *server.command[1:]]))
     try:
-        with running_server(args.model, "--kv-policy", "headaware", port=args.port) as (url, server):
-            request = urllib.request.Request(
-                f"{url}/v1/chat/completions",
-                data=json.dumps(PROMPT).encode(),
-                headers={"Content-Type": "application/json"},
-            )
-            with urllib.request.urlopen(request, timeout=120) as response:
-                answer = json.load(response)["choices"][0]["message"]["content"]
-            print(welcome(url, answer), flush=True)
-            return 0 if args.exit_after_check else server.wait()
+        with server:
+            print(banner(server, ask(server, QUESTION)), flush=True)
+            if policy and not held_by_class(server.get("/metrics")):
+                raise ServerError("/metrics has no vllm_headaware_kv_class_bytes")
+            if not args.exit_after_check:
+                print("Ctrl-C stops it.", flush=True)
+                server.wait()
     except KeyboardInterrupt:
-        return 0
-
-
-def welcome(url: str, answer: str) -> str:
-    """What a newcomer sees when the server is up."""
-    return f"""
-Serving SmolLM2-135M-Instruct with --kv-policy headaware at {url}
-  asked:    {PROMPT["messages"][0]["content"]}
-  answered: {" ".join(answer.split())}
-
-Try it (an answer should arrive within seconds):
-  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
-    -d '{{"model": "smollm2", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
-
-What each head class holds right now:
-  curl -s {url}/metrics | grep vllm_headaware_kv_class
-
-Stop with Ctrl-C.
-"""
+        say("stopped")
+    except (OSError, ServerError) as error:
+        print(f"serve: error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
