@@ -64,9 +64,12 @@ class SteppedEngine:
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of one block, all layers together: KV tensors over blocks, as configured."""
+        """Bytes of one block, all layers together: the KV buffer over its blocks.
+
+        Every entry of kv_cache_tensors is a view of the same buffer and has the buffer's size.
+        """
         config = self._scheduler.kv_cache_config
-        return sum(tensor.size for tensor in config.kv_cache_tensors) // config.num_blocks
+        return config.kv_cache_tensors[0].size // config.num_blocks
 
     def add(self, name: str, prompt_token_ids: Sequence[int], max_tokens: int) -> None:
         """Queue a greedy request that generates exactly max_tokens unless aborted."""

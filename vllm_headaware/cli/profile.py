@@ -31,7 +31,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("model", help="model folder or hub id")
     parser.add_argument("-o", "--output", type=Path, default=None, metavar="FILE")
-    parser.add_argument("--samples", type=int, default=None, metavar="N", help="needle prompts (21)")
+    parser.add_argument(
+        "--samples", type=int, default=None, metavar="N", help="needle prompts (21)"
+    )
     parser.add_argument(
         "--lengths", default=None, metavar="N,N,...", help="their lengths in tokens (600,900,1400)"
     )
