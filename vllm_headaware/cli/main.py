@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
+from typing import Any
 
 from vllm_headaware import __version__
 from vllm_headaware.errors import HeadAwareError
 
-COMMANDS = ("profile", "inspect", "plan", "doctor")
+COMMANDS = {
+    "profile": "score every KV head of a model",
+    "inspect": "show a head profile as a layer x head map",
+    "plan": "heads per class, bytes per request, concurrency before and after",
+    "doctor": "check the installation: versions, entry points, device",
+}
 
 EPILOG = """\
 a first session:
@@ -23,6 +30,23 @@ a first session:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; a HeadAwareError becomes one line on stderr and exit status 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = make_parser(argv[0] if argv else "").parse_args(argv)
+    try:
+        return int(_module(args.command).run(args))
+    except HeadAwareError as error:
+        print(f"vllm-headaware {args.command}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has gone: keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def make_parser(command: str) -> argparse.ArgumentParser:
+    """The parser, for which only `command` is imported: the others are slow and not asked for."""
     parser = argparse.ArgumentParser(
         prog="vllm-headaware",
         description="Per-head KV cache policies for stock vLLM.",
@@ -31,15 +55,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    modules = {name: importlib.import_module(f"vllm_headaware.cli.{name}") for name in COMMANDS}
-    for module in modules.values():
-        module.add_parser(subparsers)
-    args = parser.parse_args(argv)
-    try:
-        return modules[args.command].run(args)
-    except HeadAwareError as error:
-        print(f"vllm-headaware {args.command}: error: {error}", file=sys.stderr)
-        return 2
+    for name, summary in COMMANDS.items():
+        if name == command:
+            _module(name).add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=summary)
+    return parser
+
+
+def _module(command: str) -> Any:
+    return importlib.import_module(f"vllm_headaware.cli.{command}")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 DESCRIPTION = """\
-Score every KV head of a model: how much an answer suffers when the head sees only sinks and a window
-(gate), how often it points at what is copied (copy), and how well it finds repeats (induction). The
-prompts are generated; no data set is needed. The result is kept next to the model, where
-`--kv-head-profile auto` finds it."""
+Score every KV head of a model: how much an answer suffers when the head sees only sinks and a
+window (gate), how often it points at what is copied (copy), and how well it finds repeats
+(induction). The prompts are generated; no data set is needed. The result is kept next to the model,
+or in the user's cache if that folder cannot be written; `--kv-head-profile auto` finds it in both.
+Scores depend on sink and window: profile with those you will serve with."""
 
 EPILOG = """\
 examples:
@@ -86,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
         halves = profile.agreement["split_half_spearman"]
         print(
             f"{profile.model.num_layers} layers x {profile.model.num_kv_heads} KV heads in"
-            f" {summary['seconds']} s; split-half agreement of the gate ranking {halves['gate']:.2f}"
+            f" {summary['seconds']} s; split-half agreement of the gate ranking"
+            f" {halves['gate']:.2f} (below 0.8: use more --samples)"
         )
     return 0

@@ -27,43 +27,47 @@ class WordPool:
     places: tuple[str, ...]
 
 
+def _items(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 POOLS = {
     "calibration": WordPool(
-        keys=(
-            "Paris London Madrid Vienna Berlin Lisbon Dublin Prague Athens Oslo Warsaw Geneva"
-        ).split(),
+        keys=_items(
+            "Paris,London,Madrid,Vienna,Berlin,Lisbon,Dublin,Prague,Athens,Oslo,Warsaw,Geneva"
+        ),
         residue=0,
-        people=(
+        people=_items(
             "The gardener,A young teacher,The old sailor,My neighbour,The baker,A tall student,"
             "The librarian,Her cousin"
-        ).split(","),
-        actions="carried,painted,repaired,described,sold,borrowed,cleaned,admired".split(","),
-        things=(
+        ),
+        actions=_items("carried,painted,repaired,described,sold,borrowed,cleaned,admired"),
+        things=_items(
             "a wooden chair,the blue kettle,an old map,two baskets of apples,a woollen coat,"
             "the broken clock,a small lantern,several letters"
-        ).split(","),
-        places=(
+        ),
+        places=_items(
             "near the river,behind the school,on a quiet street,in the market,after the rain,"
             "before breakfast,under the bridge,at the edge of town"
-        ).split(","),
+        ),
     ),
     "evaluation": WordPool(
-        keys=(
-            "Tokyo Cairo Lima Delhi Sydney Nairobi Toronto Havana Seoul Jakarta Bogota Manila"
-        ).split(),
+        keys=_items(
+            "Tokyo,Cairo,Lima,Delhi,Sydney,Nairobi,Toronto,Havana,Seoul,Jakarta,Bogota,Manila"
+        ),
         residue=1,
-        people=(
+        people=_items(
             "The doctor,An engineer,The village mayor,Our uncle,The violinist,A patient farmer,"
             "The postman,Their daughter"
-        ).split(","),
-        actions="measured,photographed,hid,found,polished,wrapped,counted,lifted".split(","),
-        things=(
+        ),
+        actions=_items("measured,photographed,hid,found,polished,wrapped,counted,lifted"),
+        things=_items(
             "the silver spoon,a stack of plates,an iron gate,three green bottles,a leather bag,"
             "the garden bench,a bundle of wood,some postcards"
-        ).split(","),
-        places=(
+        ),
+        places=_items(
             "beside the lake,inside the barn,along the railway,at the harbour,during the storm,"
             "late in the evening,above the bakery,across the valley"
-        ).split(","),
+        ),
     ),
 }

@@ -1,8 +1,8 @@
 """Retrieval-copy score (Wu et al., "Retrieval Head", arXiv 2404.15574).
 
-When the model writes a token of the needle, does the head's strongest attention lie on that very token
-in the needle? A head scores the share of needle tokens for which it does. Only samples that the model
-answers right count.
+When the model writes a token of the needle, does the head's strongest attention lie on that very
+token in the needle? A head scores the share of needle tokens for which it does. Only samples that
+the model answers right count.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Gate saliency: how much an answer would suffer if a KV head saw only sinks and a window.
 
 DuoAttention (arXiv 2410.10819) puts a gate on every KV head, alpha x full + (1 - alpha) x
-(sinks + window), and trains it. Here the gate stays open (alpha = 1) and its first-order effect on the
-loss of the answer is measured instead: one backward pass scores all heads of all layers.
+(sinks + window), and trains it. Here the gate stays open (alpha = 1) and its first-order effect on
+the loss of the answer is measured instead: one backward pass scores all heads of all layers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def gate_gradients(
         # alpha x full + (1 - alpha) x local, written so that only alpha's own effect is new.
         return full + ((alpha - 1) * difference).flatten(1, 2)
 
-    # One thread drives forward and backward: two OpenMP teams on the same cores wait for each other.
+    # One thread drives forward and backward: two OpenMP teams would wait for each other.
     one_thread = torch.autograd.set_multithreading_enabled(False)
     with watch_attention(model, gated), torch.enable_grad(), one_thread:
         logits = last_logits(model, input_ids, num_answer_tokens)

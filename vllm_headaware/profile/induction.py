@@ -1,7 +1,7 @@
 """Induction score: prefix matching on repeated random tokens (Olsson et al. 2022).
 
-On a random sequence that is repeated, an induction head at a token looks at what followed that token
-the first time: from position n + i to position i + 1. It needs no text.
+On a random sequence that is repeated, an induction head at a token looks at what followed that
+token the first time: from position n + i to position i + 1. It needs no text.
 """
 
 from __future__ import annotations

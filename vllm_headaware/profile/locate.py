@@ -1,4 +1,4 @@
-"""Where a profile comes from: a path, or next to the model, or the user's cache, or measured now."""
+"""Where a profile comes from: a path, next to the model, the user's cache, or measured now."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def draw(profile: HeadProfile, score: str, path: Path) -> None:
 
     values = np.array(profile.scores[score]).T  # [KV heads, layers]
     heads, layers = values.shape
-    width = max(7.0, 1.8 + 0.3 * layers)
+    width = min(max(7.0, 1.8 + 0.3 * layers), 14.0)
     heat_height = min(max(1.2, 0.3 * heads), 12.0)
     figure = Figure(figsize=(width, heat_height + 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -59,13 +59,13 @@ def draw(profile: HeadProfile, score: str, path: Path) -> None:
 def _draw_curve(axes: Any, ordered: Any, score: str) -> None:
     """Scores from the best head to the last, with the default share of retrieval heads marked."""
     count = len(ordered)
-    share = [100 * (rank + 1) / count for rank in range(count)]
-    axes.fill_between(share, ordered, step="pre", color=ACCENT, alpha=0.15)
-    axes.step(share, ordered, where="pre", color=ACCENT, linewidth=1.5)
+    edges = [100 * rank / count for rank in range(count + 1)]
+    axes.stairs(ordered, edges, fill=True, color=ACCENT, alpha=0.15)
+    axes.stairs(ordered, edges, color=ACCENT, linewidth=1.5)
     kept = ordered[: -(-count // 4)].sum() / (ordered.sum() or 1.0)
     axes.axvline(25, color="#b08900", linewidth=1.2, linestyle="--")
     axes.annotate(
-        f"top 25 % of heads hold {kept:.0%} of the score",
+        f"top 25 % of heads hold {100 * kept:.0f} % of the score",
         (25, ordered[0] or 1.0),
         xytext=(6, -4),
         textcoords="offset points",
