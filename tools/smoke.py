@@ -46,7 +46,10 @@ def probe(model: str, policy: str | None) -> dict[str, Any]:
     command = [sys.executable, str(Path(__file__).with_name("probe.py")), "--model", model]
     command += ["--kv-policy", policy] if policy else []
     done = subprocess.run(
-        [*command, "--enforce-eager", "--json"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False
+        [*command, "--enforce-eager", "--json"],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        check=False,
     )
     if done.returncode:
         raise RuntimeError(f"probe of {policy or 'stock'} ended with status {done.returncode}")
