@@ -1,0 +1,174 @@
+"""The sink + window manager on vLLM's own block pool: what it holds, frees, adopts and finds."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from vllm.v1.core.block_pool import BlockPool
+from vllm.v1.core.kv_cache_utils import BlockHash
+
+from vllm_headaware.cache.managers import SinkWindowManager, visible_blocks
+from vllm_headaware.cache.specs import SinkWindowSpec
+
+BLOCK = 4
+HASHES = [BlockHash(bytes([n]) * 32) for n in range(40)]
+
+
+def make_manager(num_blocks: int = 64, sink: int = 6, window: int = 9) -> SinkWindowManager:
+    """A manager of blocks of 4 tokens: 2 sink blocks, windows of 9 tokens."""
+    spec = SinkWindowSpec(
+        block_size=BLOCK,
+        num_kv_heads=1,
+        head_size=32,
+        dtype=torch.float32,
+        head_class="local",
+        sink=sink,
+        window=window,
+        max_in_flight_tokens=16,
+    )
+    pool = BlockPool(
+        num_gpu_blocks=num_blocks,
+        enable_caching=True,
+        hash_block_size=BLOCK,
+        enable_kv_cache_events=False,
+    )
+    return SinkWindowManager(
+        spec,
+        block_pool=pool,
+        enable_caching=True,
+        kv_cache_group_id=0,
+        scheduler_block_size=BLOCK,
+    )
+
+
+def held(manager: SinkWindowManager, request: str) -> list[int]:
+    """Positions in the block list that are not holes."""
+    blocks = manager.req_to_blocks[request]
+    return [index for index, block in enumerate(blocks) if not block.is_null]
+
+
+def cache(manager: SinkWindowManager, request: str, num_tokens: int) -> None:
+    """Enter a request's full blocks into the prefix cache."""
+    fake = SimpleNamespace(
+        request_id=request, block_hashes=HASHES, shared_prefix_boundary=0, num_tokens=num_tokens
+    )
+    manager.block_pool.cache_full_blocks(
+        request=fake,
+        blocks=manager.req_to_blocks[request],
+        num_cached_blocks=manager.num_cached_block.get(request, 0),
+        num_full_blocks=num_tokens // BLOCK,
+        block_size=BLOCK,
+        kv_cache_group_id=0,
+    )
+    manager.num_cached_block[request] = num_tokens // BLOCK
+
+
+def test_middle_blocks_return_to_the_pool_at_once() -> None:
+    manager = make_manager()
+    free = manager.block_pool.get_num_free_blocks()
+    manager.allocate_new_blocks("a", 40, 40)
+    assert held(manager, "a") == list(range(10))
+    manager.remove_skipped_blocks("a", 40)
+    # The next query is at 40 and sees 32..40 by its window: block 8 on, and the sinks.
+    assert held(manager, "a") == [0, 1, 8, 9]
+    assert manager.block_pool.get_num_free_blocks() == free - 4
+    assert manager.num_window_freed == 6
+
+
+@pytest.mark.parametrize("processed", range(0, 60))
+def test_holes_are_exactly_what_nobody_will_see(processed: int) -> None:
+    manager = make_manager()
+    manager.allocate_new_blocks("a", 60, 60)
+    manager.remove_skipped_blocks("a", processed)
+    start = max(processed - 9 + 1, 0) // BLOCK * BLOCK
+    seen = {j // BLOCK for j in range(60) if j < 8 or j >= start}
+    assert held(manager, "a") == sorted(seen)
+
+
+def test_a_short_request_loses_nothing() -> None:
+    manager = make_manager()
+    manager.allocate_new_blocks("a", 11, 11)
+    manager.remove_skipped_blocks("a", 11)
+    assert held(manager, "a") == [0, 1, 2]
+
+
+def test_an_unknown_request_is_no_one() -> None:
+    manager = make_manager()
+    manager.remove_skipped_blocks("nobody", 100)
+    assert "nobody" not in manager.req_to_blocks
+
+
+def find(manager: SinkWindowManager, max_length: int, step: int = BLOCK) -> tuple[list, int]:
+    blocks, length = manager.find_longest_cache_hit(
+        HASHES, max_length, [0], manager.block_pool, manager.kv_cache_spec, False, step
+    )
+    return blocks[0], length
+
+
+def test_a_prefix_hit_needs_sinks_and_the_last_window_only() -> None:
+    manager = make_manager()
+    manager.allocate_new_blocks("a", 40, 40)
+    cache(manager, "a", 40)
+    manager.remove_skipped_blocks("a", 40)
+    blocks, length = find(manager, 40)
+    assert length == 40
+    assert [i for i, b in enumerate(blocks) if not b.is_null] == [0, 1, 8, 9]
+
+    manager.add_local_computed_blocks("b", blocks, 40, 0)
+    assert held(manager, "b") == [0, 1, 8, 9]
+    manager.free("a")
+    manager.free("b")
+    assert manager.block_pool.get_num_free_blocks() == 63
+
+
+def test_hits_land_on_the_alignment() -> None:
+    manager = make_manager()
+    manager.allocate_new_blocks("a", 44, 44)
+    cache(manager, "a", 44)
+    assert find(manager, 43, step=12)[1] == 36
+
+
+def test_a_lost_sink_block_is_a_miss() -> None:
+    manager = make_manager()
+    manager.allocate_new_blocks("a", 40, 40)
+    cache(manager, "a", 40)
+    manager.block_pool.evict_blocks({manager.req_to_blocks["a"][1].block_id})
+    assert find(manager, 40)[1] == 4
+
+
+def test_a_lost_middle_block_shortens_nothing_beyond_it() -> None:
+    manager = make_manager()
+    manager.allocate_new_blocks("a", 40, 40)
+    cache(manager, "a", 40)
+    manager.block_pool.evict_blocks({manager.req_to_blocks["a"][4].block_id})
+    assert find(manager, 40)[1] == 40
+    assert find(manager, 20)[1] == 16
+
+
+def test_admission_counts_what_will_be_held() -> None:
+    manager = make_manager()
+    most = manager.kv_cache_spec.max_blocks_per_request
+
+    def needed(tokens: int, cap: bool) -> int:
+        return manager.get_num_blocks_to_allocate("new", tokens, [], 0, 0, tokens, cap)
+
+    assert needed(400, cap=False) == 100
+    assert needed(400, cap=True) == most < 20
+    assert needed(8, cap=True) == 2
+
+
+def test_cached_free_blocks_count_as_taken() -> None:
+    manager = make_manager()
+    manager.allocate_new_blocks("a", 40, 40)
+    cache(manager, "a", 40)
+    manager.free("a")
+    blocks, length = find(manager, 40)
+    assert manager.get_num_blocks_to_allocate("b", 41, blocks, length, length, 41) == 1 + 4
+
+
+def test_visible_blocks_of_a_spec() -> None:
+    spec = make_manager().kv_cache_spec
+    assert sorted(visible_blocks(spec, 40)) == [0, 1, 8, 9]
+    assert sorted(visible_blocks(spec, 12)) == [0, 1, 2]
+    assert sorted(visible_blocks(spec, 4)) == [0]
+    assert visible_blocks(spec, 3) == []

@@ -1,0 +1,1 @@
+"""Tests against the real engine: vLLM's own scheduler, block pool, model runner and CPU op."""

@@ -1,0 +1,37 @@
+"""Profiles for tiny models: random scores, so that layers get uneven classes."""
+
+import json
+import random
+from pathlib import Path
+
+from vllm_headaware.profile.format import HeadProfile, ProfiledModel
+from vllm_headaware.profile.locate import FILE_NAME
+from vllm_headaware.profile.model_hash import model_hash
+
+
+def make_profile(folder: Path, seed: int = 3) -> HeadProfile:
+    """A profile of the model in a folder, with random scores."""
+    config = json.loads((folder / "config.json").read_text())
+    rng = random.Random(seed)
+    layers, heads = config["num_hidden_layers"], config["num_key_value_heads"]
+    return HeadProfile(
+        model=ProfiledModel(
+            name=folder.name,
+            hash=model_hash(folder),
+            num_layers=layers,
+            num_kv_heads=heads,
+            num_query_heads=config["num_attention_heads"],
+            head_size=config["head_dim"],
+        ),
+        scores={
+            name: [[round(rng.random(), 6) for _ in range(heads)] for _ in range(layers)]
+            for name in ("gate", "copy", "induction")
+        },
+    )
+
+
+def write_profile(folder: Path, seed: int = 3) -> Path:
+    """Save a random profile where `auto` finds it."""
+    path = folder / FILE_NAME
+    make_profile(folder, seed).save(path)
+    return path

@@ -1,0 +1,151 @@
+"""One engine in one process: serve prompts, look into the scheduler at every step, report as JSON.
+
+Run as `python -m tests.engine.scenario '{"model": ..., "engine": {...}, "rounds": [[prompt, ...]]}'`.
+A round starts when the one before has ended, so that a later round can hit its prefix cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+MARK = "SCENARIO "
+
+
+def run_scenario(model: Path, environment: dict[str, str] | None = None, **options: Any) -> Any:
+    """Run a scenario in a process of its own and return its report.
+
+    Raises:
+        AssertionError: the process failed; its last output is in the message.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.engine.scenario", json.dumps({"model": str(model), **options})],
+        cwd=ROOT,
+        env={**os.environ, "VLLM_LOGGING_LEVEL": "WARNING", **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    reports = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    assert reports, f"scenario failed ({done.returncode})\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+    return json.loads(reports[-1].removeprefix(MARK))
+
+
+class StepWatcher:
+    """Compares what every request holds with the plan, after every step."""
+
+    def __init__(self, scheduler: Any, plan: Any) -> None:
+        from vllm_headaware.cache.census import take_census
+
+        self.scheduler, self.plan = scheduler, plan
+        self.take_census = take_census
+        self.managers = scheduler.kv_cache_manager.coordinator.single_type_managers
+        self.processed: dict[str, int] = {}
+        self.steps_checked = self.max_running = 0
+        self.faults: list[str] = []
+        first = self.managers[0]
+        original = first.remove_skipped_blocks
+
+        def remember(request_id: str, processed: int, num_prompt_tokens: int | None = None) -> None:
+            self.processed[request_id] = processed
+            original(request_id, processed, num_prompt_tokens)
+
+        first.remove_skipped_blocks = remember
+
+    def check(self) -> None:
+        """Record every difference between blocks held and plan, and between census and pool."""
+        running = self.scheduler.running
+        self.max_running = max(self.max_running, len(running))
+        for request in running:
+            expected = self.plan.blocks(
+                request.num_computed_tokens, self.processed[request.request_id]
+            )
+            for head_class, manager in zip(self.plan.classes, self.managers, strict=True):
+                blocks = manager.req_to_blocks[request.request_id]
+                held = sum(not block.is_null for block in blocks)
+                if held != expected[head_class.name]:
+                    self.faults.append(
+                        f"{head_class.name} holds {held}, planned {expected[head_class.name]} at"
+                        f" {request.num_computed_tokens} tokens"
+                    )
+            self.steps_checked += 1
+        census = self.take_census(self.scheduler, [c.name for c in self.plan.classes], {})
+        by_head = sum(
+            self.plan.head_bytes(index, census.held[self.plan.classes[index].name])
+            for row in self.plan.assignment
+            for index in row
+        )
+        used = census.used * self.plan.block_bytes
+        if census.pending or abs(by_head - used) > 1 or min(census.held.values()) < 0:
+            self.faults.append(f"heads hold {by_head} bytes, the pool {used}: {census}")
+
+
+def main() -> None:
+    """Serve the rounds and print the report."""
+    options = json.loads(sys.argv[1])
+    from engine import SteppedEngine
+
+    engine_args = {"max_model_len": 1024, "enforce_eager": True, **options.get("engine", {})}
+    engine = SteppedEngine(
+        options["model"],
+        engine_args.pop("kv_policy", None),
+        plugins=options.get("plugins", True),
+        **engine_args,
+    )
+    llm = engine.llm
+    scheduler = engine._scheduler
+    from vllm_headaware.vllm_compat.carrier import get_plan
+
+    plan = get_plan(llm.llm_engine.vllm_config)
+    runner = llm.llm_engine.model_executor.driver_worker.worker.model_runner
+    if options.get("poison"):
+        layers = llm.llm_engine.vllm_config.compilation_config.static_forward_context.values()
+        for layer in layers:
+            if getattr(layer, "kv_cache", None) is not None:
+                layer.kv_cache.fill_(float("nan"))
+    watcher = StepWatcher(scheduler, plan) if plan else None
+    tokens: dict[str, list[int]] = {}
+    cached: dict[str, int] = {}
+    preemptions = 0
+    count = options.get("max_tokens", 12)
+    for number, prompts in enumerate(options["rounds"]):
+        for index, prompt in enumerate(prompts):
+            engine.add(f"{number}/{index}", prompt, count)
+        while llm.llm_engine.has_unfinished_requests():
+            outputs = llm.llm_engine.step()
+            preemptions = max(
+                preemptions, *(r.num_preemptions for r in scheduler.requests.values()), 0
+            )
+            for output in outputs:
+                tokens[output.request_id] = list(output.outputs[0].token_ids)
+                cached[output.request_id] = output.num_cached_tokens or 0
+            if watcher:
+                watcher.check()
+    config = scheduler.kv_cache_config
+    report = {
+        "tokens": tokens,
+        "cached": cached,
+        "preemptions": preemptions,
+        "num_blocks": config.num_blocks,
+        "block_bytes": engine.block_bytes,
+        "block_sizes": [group.kv_cache_spec.block_size for group in config.kv_cache_groups],
+        "held_at_end": engine.held_blocks,
+        "modules": [f"{n}:{type(m).__name__}" for n, m in runner.model.named_modules()],
+        "plan": plan.to_dict() if plan else None,
+        "planned_block_bytes": plan.block_bytes if plan else None,
+        "steps_checked": watcher.steps_checked if watcher else 0,
+        "max_running": watcher.max_running if watcher else 0,
+        "faults": watcher.faults[:5] if watcher else [],
+    }
+    print(MARK + json.dumps(report), flush=True)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT / "tools"))
+    main()

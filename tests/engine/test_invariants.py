@@ -1,0 +1,120 @@
+"""The invariants of the architecture against the real engine, on a tiny model.
+
+1 inert without the flag; 2 all heads unlimited = stock; 3 output = reference of the visibility rule;
+4 heads sum up to blocks held; 5 blocks held = plan, at every step; 6 blocks are clean; 7 same request,
+same tokens. (8, refusals, is in test_refusals.py; ranks are in test_tensor_parallel.py.)
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.conftest import POLICY
+from tests.engine.scenario import run_scenario
+from tests.reference.hf import HFReference
+from vllm_headaware.kernels.reference import UNLIMITED, HeadRule
+from vllm_headaware.plan import Plan
+
+pytestmark = pytest.mark.engine
+
+
+def rules_of(plan: Plan) -> list[list[HeadRule]]:
+    """The plan's rule for every [layer][KV head]."""
+    by_class = [
+        UNLIMITED
+        if c.policy.window is None
+        else HeadRule(c.policy.sink, c.policy.window, c.block_tokens)
+        for c in plan.classes
+    ]
+    return [[by_class[index] for index in row] for row in plan.assignment]
+
+
+def test_1_without_the_flag_nothing_changes(
+    model: Path, prompts: list[list[int]], stock: Any
+) -> None:
+    bare = run_scenario(model, rounds=[prompts], plugins=False)
+    for key in ("tokens", "num_blocks", "block_bytes", "block_sizes", "modules"):
+        assert stock[key] == bare[key], key
+
+
+def test_2_all_heads_unlimited_is_stock(
+    model: Path, prompts: list[list[int]], stock: Any
+) -> None:
+    engine = {"kv_policy": "headaware", "kv_retrieval_share": 1.0}
+    unlimited = run_scenario(model, rounds=[prompts], engine=engine)
+    assert unlimited["modules"] != stock["modules"]
+    assert unlimited["tokens"] == stock["tokens"]
+    assert unlimited["faults"] == []
+
+
+def test_3_output_is_the_reference_of_the_rule(
+    model: Path, prompts: list[list[int]], together: Any, stock: Any
+) -> None:
+    plan = Plan.from_dict(together["plan"])
+    counts = {tuple(len(own) for own in plan.heads(layer)) for layer in range(4)}
+    assert len(counts) > 1, "the profile should give layers different head counts"
+    reference = HFReference(model, rules_of(plan))
+    for index, prompt in enumerate(prompts):
+        expected = reference.greedy(prompt, 12)
+        assert together["tokens"][f"0/{index}"] == expected, f"prompt of {len(prompt)} tokens"
+    assert together["tokens"] != stock["tokens"], "the rule should matter on this model"
+
+
+def test_4_and_5_blocks_are_the_plan_at_every_step(together: Any) -> None:
+    assert together["faults"] == []
+    assert together["steps_checked"] > 100
+    assert together["max_running"] > 4
+    assert together["held_at_end"] == 0
+    assert together["block_bytes"] == together["planned_block_bytes"]
+
+
+def test_6_a_block_is_clean_for_its_next_owner(
+    model: Path, prompts: list[list[int]], together: Any
+) -> None:
+    engine = {**POLICY, "max_num_batched_tokens": 100, "max_num_seqs": 17}
+    poisoned = run_scenario(model, rounds=[prompts], engine=engine, poison=True)
+    assert poisoned["tokens"] == together["tokens"]
+
+
+def test_7_alone_and_unchunked(model: Path, prompts: list[list[int]], together: Any) -> None:
+    alone = run_scenario(model, rounds=[[prompt] for prompt in prompts], engine=POLICY)
+    assert list(alone["tokens"].values()) == [
+        together["tokens"][f"0/{index}"] for index in range(len(prompts))
+    ]
+    assert alone["faults"] == []
+
+
+def test_7_after_a_prefix_hit(model: Path, prompts: list[list[int]], together: Any) -> None:
+    report = run_scenario(model, rounds=[prompts, prompts], engine=POLICY)
+    for index in range(len(prompts)):
+        assert report["tokens"][f"1/{index}"] == together["tokens"][f"0/{index}"]
+    plan = Plan.from_dict(report["plan"])
+    longest = len(prompts) - 1
+    expected = (len(prompts[longest]) - 1) // plan.alignment * plan.alignment
+    assert report["cached"][f"1/{longest}"] == expected > 0
+    assert report["faults"] == []
+    assert report["held_at_end"] == 0
+
+
+def test_7_after_preemption(model: Path, prompts: list[list[int]], together: Any) -> None:
+    plan = Plan.from_dict(together["plan"])
+    one = sum(plan.blocks(512).values())
+    engine = {
+        **POLICY,
+        "max_model_len": 512,
+        "max_num_batched_tokens": 100,
+        "max_num_seqs": 17,
+        "num_gpu_blocks_override": one + 12,
+    }
+    report = run_scenario(model, rounds=[prompts], engine=engine)
+    assert report["preemptions"] > 0
+    assert report["tokens"] == together["tokens"]
+    assert report["faults"] == []
+    assert report["held_at_end"] == 0
+
+
+def test_7_compiled(model: Path, prompts: list[list[int]], together: Any) -> None:
+    engine = {**POLICY, "enforce_eager": False}
+    compiled = run_scenario(model, rounds=[prompts], engine=engine)
+    assert compiled["tokens"] == together["tokens"]
