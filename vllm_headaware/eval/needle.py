@@ -7,6 +7,7 @@ sees everything, and that nobody can do when the needle is not visible.
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +53,8 @@ def needle_samples(
 
 
 def score_answer(sample: NeedleSample, text: str) -> float:
-    """1.0 if the secret number occurs in the generated text, else 0.0."""
-    return float(sample.answer in text)
+    """1.0 if the secret number occurs in the generated text, not inside a longer one, else 0.0."""
+    return float(re.search(rf"(?<!\d){re.escape(sample.answer)}(?!\d)", text) is not None)
 
 
 def _sample(tokenizer: Any, pool: WordPool, tokens: int, rng: random.Random) -> NeedleSample:

@@ -55,17 +55,38 @@ class HeadProfile:
         text = json.dumps(self._body(), sort_keys=True, separators=(",", ":"))
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
-    def require_model(self, model_hash: str, path: str | Path = "profile") -> None:
+    def require_model(
+        self,
+        model_hash: str,
+        num_layers: int | None = None,
+        num_kv_heads: int | None = None,
+        *,
+        path: str | Path = "profile",
+    ) -> None:
         """Refuse to be used for another model.
 
+        Args:
+            model_hash: of profile/model_hash.py.
+            num_layers, num_kv_heads: of the model as it is about to run; None to leave unchecked.
+            path: where this profile is from, for the message.
+
         Raises:
-            HeadAwareError: model_hash is not the hash this profile was measured on.
+            HeadAwareError: model_hash is not the hash this profile was measured on, or the shape
+                differs.
         """
         if self.model.hash != model_hash:
             raise HeadAwareError(
                 f"head profile {path} was measured on another model ({self.model.name},"
                 f" {self.model.hash[:19]}; this one is {model_hash[:19]}); {REDO}"
             )
+        for given, own, what in (
+            (num_layers, self.model.num_layers, "layers"),
+            (num_kv_heads, self.model.num_kv_heads, "KV heads per layer"),
+        ):
+            if given is not None and given != own:
+                raise HeadAwareError(
+                    f"head profile {path} has {own} {what}, the model {given}; {REDO}"
+                )
 
     def save(self, path: str | Path) -> None:
         """Write atomically: readers see the old file or the new one, never a part."""
@@ -75,6 +96,8 @@ class HeadProfile:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(_render(values))
+            # Temporary files are private; a profile may be read by whoever may read its folder.
+            os.chmod(temporary, 0o644)
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)
@@ -114,6 +137,9 @@ class HeadProfile:
                 provenance=values["provenance"],
             )
             checksum = values["checksum"]
+            for part in ("method", "agreement", "provenance"):
+                if not isinstance(values[part], dict):
+                    raise TypeError(f"{part} is {values[part]!r}")
         except (KeyError, TypeError) as error:
             raise HeadAwareError(f"head profile {path} lacks a part ({error}); {REDO}") from error
         profile._require_sound(path)
@@ -138,7 +164,7 @@ class HeadProfile:
                 )
             for row in matrix:
                 for score in row:
-                    if not isinstance(score, (int, float)) or not math.isfinite(score) or score < 0:
+                    if type(score) not in (int, float) or not math.isfinite(score) or score < 0:
                         raise HeadAwareError(
                             f"{name!r} scores in head profile {path} contain {score!r}, expected"
                             f" finite numbers that are not negative; {REDO}"

@@ -36,7 +36,7 @@ def find_profile(
             )
         if path.exists():
             profile = HeadProfile.load(path)
-            profile.require_model(digest, path)
+            profile.require_model(digest, path=path)
             return profile
 
     from vllm_headaware.profile.run import profile_model

@@ -26,6 +26,8 @@ from vllm_headaware.profile.model_hash import model_hash
 DEFAULT_LENGTHS = (600, 900, 1400)
 DEFAULT_SAMPLES = 21
 INDUCTION_LENGTH, INDUCTION_RUNS = 128, 4
+REPLY_TOKENS = 32
+"""Room for the answer after a prompt."""
 
 
 def profile_model(
@@ -48,15 +50,22 @@ def profile_model(
     Raises:
         HeadAwareError: a model that cannot be loaded or probed, or prompts that fit in the window.
     """
-    if min(lengths) <= sink + window:
+    if samples < 2:
+        raise HeadAwareError(f"samples must be at least 2 to measure agreement, got {samples}")
+    if sink < 0 or window < 1:
         raise HeadAwareError(
-            f"prompts of {min(lengths)} tokens fit in sinks and window ({sink} + {window}); every"
-            " head would look local: use longer --lengths"
+            f"sink must be 0 or more and window 1 or more, in tokens; got {sink} and {window}"
+        )
+    if not lengths or min(lengths) <= sink + window:
+        raise HeadAwareError(
+            f"prompts of {min(lengths, default=0)} tokens fit in sinks and window ({sink} + {window});"
+            " every head would look local: use longer --lengths"
         )
     started = time.monotonic()
     folder = Path(model_dir)
     digest = model_hash(folder)
     model, tokenizer = _load(folder)
+    _require_plain_attention(model.config.get_text_config(), max(lengths))
     prompts = [
         sample
         for index, length in enumerate(lengths)
@@ -149,6 +158,27 @@ def _load(folder: Path) -> tuple[Any, Any]:
         detail = " ".join(str(error).split())
         raise HeadAwareError(f"cannot load the model in {folder}: {detail}") from error
     return model.eval().requires_grad_(False), tokenizer
+
+
+def _require_plain_attention(config: Any, length: int) -> None:
+    """Refuse what the probe would not reproduce, so that no wrong score is ever written."""
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"} or getattr(config, "sliding_window", None):
+        raise HeadAwareError(
+            "the model has layers that are not full causal attention"
+            f" ({', '.join(sorted(kinds - {'full_attention'})) or 'sliding window'}), which cannot"
+            " be profiled; use --kv-policy full for it"
+        )
+    if getattr(config, "attn_logit_softcapping", None):
+        raise HeadAwareError(
+            "the model caps attention logits, which cannot be profiled; use --kv-policy full for it"
+        )
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit and length + REPLY_TOKENS > limit:
+        raise HeadAwareError(
+            f"prompts of {length} tokens do not fit in the model's {limit} positions; use shorter"
+            " --lengths"
+        )
 
 
 def _rounded(scores: torch.Tensor) -> list[list[float]]:

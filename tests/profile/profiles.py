@@ -1,0 +1,48 @@
+"""Head profiles and tiny models that the tests of this folder share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from vllm_headaware.profile.format import SCORES, HeadProfile, ProfiledModel
+
+HASH = "sha256:" + "5" * 64
+
+
+def make_profile(layers: int = 3, heads: int = 2, digest: str = HASH) -> HeadProfile:
+    """Distinct scores that grow with layer and head."""
+    matrix = [[(y * heads + h + 1) / 64 for h in range(heads)] for y in range(layers)]
+    return HeadProfile(
+        model=ProfiledModel("tiny", digest, layers, heads, 3 * heads, 16),
+        scores=dict.fromkeys(SCORES, matrix),
+        method={"sink": 4, "window": 8, "samples": 2, "lengths": [97], "seed": 0},
+        agreement={"split_half_spearman": {"gate": 0.9}},
+        provenance={"seconds": 1.5},
+    )
+
+
+def make_model(family: str, seed: int = 0) -> Any:
+    """Three layers of 6 query heads and 2 KV heads of size 16, peaked attention, no gradients."""
+    sizes: dict[str, Any] = {
+        "hidden_size": 96,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "vocab_size": 101,
+        "max_position_embeddings": 512,
+    }
+    torch.manual_seed(seed)
+    model: Any
+    if family == "qwen2":
+        model = Qwen2ForCausalLM(Qwen2Config(**sizes))
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**sizes))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() > 1:
+                weight.normal_(0.0, 1.0 if "embed" in name else 1.5 * weight.shape[1] ** -0.5)
+    return model.double().eval().requires_grad_(False)

@@ -1,0 +1,32 @@
+"""Rank correlations against values worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vllm_headaware.profile.agreement import spearman, split_half
+
+
+def test_monotone_is_one_and_reversed_is_minus_one() -> None:
+    scores = torch.tensor([[0.1, 3.0], [0.2, 0.7], [9.0, 0.5]])
+    assert spearman(scores, scores.exp()) == pytest.approx(1.0)
+    assert spearman(scores, -scores) == pytest.approx(-1.0)
+
+
+def test_ties_share_their_mean_rank() -> None:
+    # Ranks 1.5 1.5 3 4 against 1 2 3 4: covariance 4.5, variances 4.5 and 5.
+    first, second = torch.tensor([1.0, 1.0, 2.0, 3.0]), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert spearman(first, second) == pytest.approx(4.5 / (4.5 * 5.0) ** 0.5)
+    assert spearman(first.flip(0), second) == pytest.approx(-4.5 / (4.5 * 5.0) ** 0.5)
+
+
+def test_constant_scores_agree_with_nothing() -> None:
+    assert spearman(torch.zeros(3, 2), torch.rand(3, 2)) == 0.0
+
+
+def test_split_half_compares_even_with_odd_samples() -> None:
+    up = torch.arange(6.0).view(3, 2)
+    assert split_half(torch.stack([up, -up, up, -up, up])) == pytest.approx(-1.0)
+    assert split_half(torch.stack([up, up])) == pytest.approx(1.0)
+    assert split_half(up[None]) == 0.0

@@ -1,0 +1,99 @@
+"""The gate gradient is a derivative, and its score finds the head that carries the answer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from tests.profile.profiles import make_model
+from vllm_headaware.profile.gate import gate_gradients, gate_scores, sink_window_mask
+from vllm_headaware.profile.probe import full_attention, last_logits, watch_attention
+
+SINK, WINDOW, LENGTH, ANSWER = 3, 7, 41, 5
+
+
+def loss_with_gate(model, input_ids: torch.Tensor, at: tuple[int, int], alpha: float) -> float:
+    """NLL of the answer with one KV head's gate at alpha and all others open; plain definition."""
+    visible = sink_window_mask(len(input_ids), SINK, WINDOW)
+
+    def watch(layer, query, key, value, scale):
+        full = full_attention(query, key, value, scale)
+        if layer == at[0]:
+            group = query.shape[1] // key.shape[1]
+            heads = slice(at[1] * group, (at[1] + 1) * group)
+            local = full_attention(query, key, value, scale, visible)
+            full[:, heads] = alpha * full[:, heads] + (1 - alpha) * local[:, heads]
+        return full
+
+    with watch_attention(model, watch), torch.no_grad():
+        logits = model(input_ids[None], use_cache=False).logits[0, -ANSWER - 1 : -1]
+    return float(cross_entropy(logits, input_ids[-ANSWER:]))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_gradient_is_that_of_finite_differences(family: str) -> None:
+    model = make_model(family)
+    input_ids = torch.randint(101, (LENGTH,), generator=torch.Generator().manual_seed(7))
+    gradients = gate_gradients(model, input_ids, ANSWER, SINK, WINDOW)
+    assert gradients.shape == (3, 2)
+    step = 1e-4
+    for layer in range(3):
+        for head in range(2):
+            losses = [
+                loss_with_gate(model, input_ids, (layer, head), 1 + sign * step) for sign in (1, -1)
+            ]
+            expected = (losses[0] - losses[1]) / (2 * step)
+            assert abs(expected) > 1e-3, "the test shows nothing if this head has no effect"
+            assert float(gradients[layer, head]) == pytest.approx(expected, rel=2e-2, abs=2e-3)
+
+
+def test_nothing_is_lost_when_the_window_covers_everything() -> None:
+    model = make_model("llama")
+    input_ids = torch.randint(101, (LENGTH,), generator=torch.Generator().manual_seed(7))
+    assert gate_gradients(model, input_ids, ANSWER, 0, LENGTH).abs().max() < 1e-6
+    assert gate_gradients(model, input_ids, ANSWER, 0, LENGTH - 9).abs().max() > 1e-4
+
+
+def test_mask_shows_sinks_and_the_last_window_tokens() -> None:
+    visible = sink_window_mask(17, 3, 5)
+    for i in range(17):
+        seen = set(range(min(3, i + 1))) | set(range(max(0, i - 4), i + 1))
+        assert set(visible[i].nonzero().flatten().tolist()) == seen
+
+
+def test_model_is_as_before_afterwards_even_after_an_error() -> None:
+    model = make_model("llama")
+    before = model.config._attn_implementation
+    input_ids = torch.arange(LENGTH)
+    logits = model(input_ids[None]).logits
+    gate_gradients(model, input_ids, ANSWER, SINK, WINDOW)
+
+    def fail(*_):
+        raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"), watch_attention(model, fail):
+        model(input_ids[None])
+    assert model.config._attn_implementation == before
+    assert torch.equal(model(input_ids[None]).logits, logits)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.is_grad_enabled()
+
+
+def test_watching_with_full_attention_changes_nothing() -> None:
+    model = make_model("qwen2")
+    input_ids = torch.arange(LENGTH)
+    expected = model(input_ids[None]).logits[0, -ANSWER - 1 : -1].float()
+
+    def watch(layer, query, key, value, scale):
+        return full_attention(query, key, value, scale)
+
+    with watch_attention(model, watch):
+        got = last_logits(model, input_ids, ANSWER)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_scores_weigh_samples_equally_and_signs_do_not_cancel() -> None:
+    gradients = torch.tensor([[[3.0], [1.0]], [[-300.0], [100.0]], [[0.0], [0.0]]])
+    torch.testing.assert_close(gate_scores(gradients[:2]), torch.tensor([[0.75], [0.25]]))
+    assert torch.equal(gate_scores(gradients[2:]), torch.zeros(2, 1))
