@@ -58,8 +58,8 @@ def profile_model(
         )
     if not lengths or min(lengths) <= sink + window:
         raise HeadAwareError(
-            f"prompts of {min(lengths, default=0)} tokens fit in sinks and window ({sink} + {window});"
-            " every head would look local: use longer --lengths"
+            f"prompts of {min(lengths, default=0)} tokens fit in sinks and window ({sink} +"
+            f" {window}); every head would look local: use longer --lengths"
         )
     started = time.monotonic()
     folder = Path(model_dir)
