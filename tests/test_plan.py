@@ -72,6 +72,7 @@ def test_blocks_at_any_length_and_progress() -> None:
     plan = plan_for(DEMO, sink=50, window=97, induction_window=333)
     lengths = (1, 2, 31, 32, 33, 97, 128, 500, 1000, 1025)
     for c, n in itertools.product(plan.classes[1:], lengths):
+        assert c.policy.window is not None
         for processed in {0, n // 3, n - 1}:
             expected = visible_blocks(n, processed, c.policy.sink, c.policy.window, c.block_tokens)
             assert c.blocks(n, processed) == expected, (c, n, processed)
@@ -80,7 +81,9 @@ def test_blocks_at_any_length_and_progress() -> None:
 def test_head_bytes_sum_to_blocks() -> None:
     plan = plan_for(LARGE, tp=2)
     blocks = {c.name: 7 + i for i, c in enumerate(plan.classes)}
-    total = sum(plan.head_bytes(i, blocks[plan.classes[i].name]) for r in plan.assignment for i in r)
+    total = sum(
+        plan.head_bytes(i, blocks[plan.classes[i].name]) for r in plan.assignment for i in r
+    )
     assert total == pytest.approx(plan.block_bytes * sum(blocks.values()))
 
 
@@ -101,7 +104,7 @@ def test_retrieval_heads_are_the_best() -> None:
 
 
 def test_ties_are_settled_the_same_way() -> None:
-    flat = SimpleNamespace(scores={n: [[1.0] * 3] * 30 for n in ("gate", "induction")})
+    flat: Any = SimpleNamespace(scores={n: [[1.0] * 3] * 30 for n in ("gate", "induction")})
     plans = [make_plan(KVPolicyConfig("headaware"), DEMO, flat) for _ in range(2)]
     assert plans[0] == plans[1]
     assert plans[0].assignment[0] == (0, 0, 0)

@@ -75,9 +75,7 @@ class KVPolicyConfig:
 FIELDS = tuple(field.name for field in dataclasses.fields(KVPolicyConfig))
 
 
-def make_config(
-    flags: Mapping[str, Any], policy_file: str | Path | None = None
-) -> KVPolicyConfig:
+def make_config(flags: Mapping[str, Any], policy_file: str | Path | None = None) -> KVPolicyConfig:
     """Merge a policy file with flags; a flag that was given wins over the file.
 
     Args:

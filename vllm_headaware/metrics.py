@@ -1,13 +1,14 @@
 """Prometheus metrics of the KV policy, on vLLM's own /metrics.
 
-Names start with vllm_headaware_ (vLLM unregisters everything that starts with `vllm:`). All bytes are
-blocks really held times bytes per block: padding included, nothing nominal. Per-head series are one
-gauge of layers x KV heads, exported up to MAX_HEAD_SERIES.
+Names start with vllm_headaware_ (vLLM unregisters everything that starts with `vllm:`). All bytes
+are blocks really held times bytes per block: padding included, nothing nominal. Per-head series
+are one gauge of layers x KV heads, exported up to MAX_HEAD_SERIES.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
@@ -61,11 +62,11 @@ class HeadAwareMetrics:
     ) -> None:
         self.plan = plan
         self.model_name = model_name if isinstance(model_name, str) else model_name[0]
-        self.gauges = {
+        self.gauges: dict[str, Gauge] = {
             name: _family(Gauge, name, text, labels, registry)
             for name, (text, labels) in _GAUGES.items()
         }
-        self.counters = {
+        self.counters: dict[str, Counter] = {
             name: _family(Counter, name, text, labels, registry)
             for name, (text, labels) in _COUNTERS.items()
         }
@@ -112,12 +113,12 @@ class HeadAwareMetrics:
         self.counters[name].labels(self.model_name, str(engine), *labels).inc(value)
 
 
-_families: dict[tuple[int, str], Gauge | Counter] = {}
+_families: dict[tuple[int, str], Any] = {}
 
 
 def _family(
     kind: type, name: str, text: str, labels: tuple[str, ...], registry: CollectorRegistry
-) -> Gauge | Counter:
+) -> Any:
     """A metric family, made once per registry: several engines may live in one process."""
     key = (id(registry), name)
     if key not in _families:

@@ -7,8 +7,8 @@ tests call it; nobody else multiplies heads by tokens by bytes.
     block_bytes      = max over classes of (heads of the class x block_tokens x head_token_bytes)
     request_bytes(n) = block_bytes x sum over classes of the blocks it holds at n tokens
 
-A block holds `block_tokens` tokens of *all* heads of one class in *all* layers, so any class can take
-any block of the pool. What a class leaves of a block unused is its waste.
+A block holds `block_tokens` tokens of *all* heads of one class in *all* layers, so any class can
+take any block of the pool. What a class leaves of a block unused is its waste.
 """
 
 from __future__ import annotations
@@ -296,9 +296,7 @@ def _choose_block_sizes(dealing: _Dealing, geometry: ModelGeometry) -> tuple[int
     return min(fitting, key=cost)
 
 
-def _build(
-    policy: str, geometry: ModelGeometry, dealing: _Dealing, sizes: tuple[int, ...]
-) -> Plan:
+def _build(policy: str, geometry: ModelGeometry, dealing: _Dealing, sizes: tuple[int, ...]) -> Plan:
     totals = [sum(dealing.counts(r)[i] for r in range(dealing.tp)) for i in range(len(sizes))]
     return Plan(
         policy=policy,

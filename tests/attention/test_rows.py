@@ -1,4 +1,4 @@
-"""Row cutting shows every query exactly the tokens of the visibility rule, however it is chunked."""
+"""Row cutting shows every query exactly the tokens of the rule, however it is chunked."""
 
 import random
 
@@ -15,16 +15,16 @@ def visible_tokens(position: int, rule: WindowRule) -> set[int]:
     return {j for j in range(position + 1) if j < sinks or j >= start}
 
 
-def seen_through_rows(rule: WindowRule, chunks: list[tuple[int, int]]) -> dict[tuple[int, int], set]:
-    """What each (request, position) sees; chunks are (tokens before the step, queries) of requests."""
+def seen_through_rows(
+    rule: WindowRule, chunks: list[tuple[int, int]]
+) -> dict[tuple[int, int], set]:
+    """What each (request, position) sees; a chunk is (tokens before the step, queries)."""
     starts = torch.tensor([0, *(n for _, n in chunks)]).cumsum(0).int()
     ends = torch.tensor([before + n for before, n in chunks]).int()
     max_blocks = -(-int(ends.max()) // rule.block)
     # Block ids say whose they are and where they stand; hidden ones are poisoned below.
     table = torch.arange(1, len(chunks) * max_blocks + 1).view(len(chunks), max_blocks).int()
-    origin = {
-        int(table[r, b]): (r, b) for r in range(len(chunks)) for b in range(max_blocks)
-    }
+    origin = {int(table[r, b]): (r, b) for r in range(len(chunks)) for b in range(max_blocks)}
     for request, (before, n) in enumerate(chunks):
         needed = set().union(*(visible_tokens(p, rule) for p in range(before, before + n)), set())
         for block in range(max_blocks):
@@ -40,7 +40,7 @@ def seen_through_rows(rule: WindowRule, chunks: list[tuple[int, int]]) -> dict[t
         for token in range(first, last):
             request, position = owner[token]
             count = length - (last - 1 - token)
-            tokens = []
+            tokens: list[int] = []
             for block in rows.block_table[row, : -(-length // rule.block)].tolist():
                 assert block != 0, "a row lists a block the rule hides from all of its queries"
                 assert origin[block][0] == request

@@ -1,6 +1,7 @@
 """The sink + window manager on vLLM's own block pool: what it holds, frees, adopts and finds."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def held(manager: SinkWindowManager, request: str) -> list[int]:
 
 def cache(manager: SinkWindowManager, request: str, num_tokens: int) -> None:
     """Enter a request's full blocks into the prefix cache."""
-    fake = SimpleNamespace(
+    fake: Any = SimpleNamespace(
         request_id=request, block_hashes=HASHES, shared_prefix_boundary=0, num_tokens=num_tokens
     )
     manager.block_pool.cache_full_blocks(

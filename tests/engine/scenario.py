@@ -1,7 +1,8 @@
 """One engine in one process: serve prompts, look into the scheduler at every step, report as JSON.
 
-Run as `python -m tests.engine.scenario '{"model": ..., "engine": {...}, "rounds": [[prompt, ...]]}'`.
-A round starts when the one before has ended, so that a later round can hit its prefix cache.
+Run as `python -m tests.engine.scenario '{"model": ..., "engine": {...}, "rounds": [[prompt,
+...]]}'`. A round starts when the one before has ended, so that a later round can hit its prefix
+cache.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ def run_scenario(model: Path, environment: dict[str, str] | None = None, **optio
         AssertionError: the process failed; its last output is in the message.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.scenario", json.dumps({"model": str(model), **options})],
+        [
+            sys.executable,
+            "-m",
+            "tests.engine.scenario",
+            json.dumps({"model": str(model), **options}),
+        ],
         cwd=ROOT,
         env={**os.environ, "VLLM_LOGGING_LEVEL": "WARNING", **(environment or {})},
         capture_output=True,
@@ -33,7 +39,9 @@ def run_scenario(model: Path, environment: dict[str, str] | None = None, **optio
         timeout=600,
     )
     reports = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    assert reports, f"scenario failed ({done.returncode})\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+    assert reports, (
+        f"scenario failed ({done.returncode})\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+    )
     return json.loads(reports[-1].removeprefix(MARK))
 
 
@@ -118,7 +126,7 @@ def main() -> None:
         for index, prompt in enumerate(prompts):
             engine.add(f"{number}/{index}", prompt, count)
         while llm.llm_engine.has_unfinished_requests():
-            outputs = llm.llm_engine.step()
+            outputs: Any = llm.llm_engine.step()
             preemptions = max(
                 preemptions, *(r.num_preemptions for r in scheduler.requests.values()), 0
             )

@@ -1,8 +1,9 @@
 """The invariants of the architecture against the real engine, on a tiny model.
 
-1 inert without the flag; 2 all heads unlimited = stock; 3 output = reference of the visibility rule;
-4 heads sum up to blocks held; 5 blocks held = plan, at every step; 6 blocks are clean; 7 same request,
-same tokens. (8, refusals, is in test_refusals.py; ranks are in test_tensor_parallel.py.)
+1 inert without the flag; 2 all heads unlimited = stock; 3 output = reference of the visibility
+rule; 4 heads sum up to blocks held; 5 blocks held = plan, at every step; 6 blocks are clean; 7
+same request, same tokens. (8, refusals, is in test_refusals.py; ranks are in
+test_tensor_parallel.py.)
 """
 
 from pathlib import Path
@@ -38,9 +39,7 @@ def test_1_without_the_flag_nothing_changes(
         assert stock[key] == bare[key], key
 
 
-def test_2_all_heads_unlimited_is_stock(
-    model: Path, prompts: list[list[int]], stock: Any
-) -> None:
+def test_2_all_heads_unlimited_is_stock(model: Path, prompts: list[list[int]], stock: Any) -> None:
     engine = {"kv_policy": "headaware", "kv_retrieval_share": 1.0}
     unlimited = run_scenario(model, rounds=[prompts], engine=engine)
     assert unlimited["modules"] != stock["modules"]

@@ -1,4 +1,4 @@
-"""Invariant 8: what cannot be served is refused before weights load: one sentence, non-zero exit."""
+"""Invariant 8: what cannot be served is refused before weights load, in one sentence."""
 
 import json
 import shutil

@@ -7,8 +7,8 @@ import pytest
 
 from tests.engine.conftest import POLICY
 from tests.engine.ranks import generate_on_ranks
-from tests.reference.hf import HFReference
 from tests.engine.test_invariants import rules_of
+from tests.reference.hf import HFReference
 from vllm_headaware.plan import Plan
 
 pytestmark = pytest.mark.engine

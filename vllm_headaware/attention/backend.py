@@ -1,7 +1,8 @@
 """The attention backend of split layers, and the seam for other kernels.
 
-BACKENDS maps a vLLM device type to the backend of that device. The CPU backend is vLLM's own op: its
-metadata builder cuts rows for the classes that have a window, so the op itself needs no change.
+BACKENDS maps a vLLM device type to the backend of that device. The CPU backend is vLLM's own op:
+its metadata builder cuts rows for the classes that have a window, so the op itself needs no
+change.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Row cutting: a sink + window rule on an attention op that only knows causal attention.
 
-Every request's queries are cut where the first visible block of their window changes, and each piece
-becomes a row of its own: its block table lists the sink blocks, then the blocks of its window up to
-its last query, and its sequence length counts just those tokens. Causal attention over such a row is
-the visibility rule, whatever the chunking. Keys keep their rotary positions, since nothing is
-renumbered but the row's own length.
+Every request's queries are cut where the first visible block of their window changes, and each
+piece becomes a row of its own: its block table lists the sink blocks, then the blocks of its
+window up to its last query, and its sequence length counts just those tokens. Causal attention
+over such a row is the visibility rule, whatever the chunking. Keys keep their rotary positions,
+since nothing is renumbered but the row's own length.
 """
 
 from __future__ import annotations
@@ -95,9 +95,7 @@ def cut_rows(
     table = block_table.numpy()
     rows = table[request[:, None], np.where(visible, source, 0)]
     return Rows(
-        query_start_loc=torch.from_numpy(
-            np.append(row_starts, starts[-1]).astype(np.int32)
-        ),
+        query_start_loc=torch.from_numpy(np.append(row_starts, starts[-1]).astype(np.int32)),
         seq_lens=torch.from_numpy(row_lens.astype(np.int32)),
         block_table=torch.from_numpy(np.where(visible, rows, 0).astype(np.int32)),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from vllm.config import VllmConfig
@@ -134,8 +136,9 @@ class HeadSplitAttention(nn.Module):
             query, output: [num_tokens, num_heads, head_size]
             key, value: [num_tokens, num_kv_heads, head_size]
         """
+        children: Any = self.by_class
         for child, kv_heads, query_heads in zip(
-            self.by_class, self.kv_heads, self.query_heads, strict=True
+            children, self.kv_heads, self.query_heads, strict=True
         ):
             q, k, v = query[:, query_heads], key[:, kv_heads], value[:, kv_heads]
             # The CPU op reads strided heads but writes a dense output.

