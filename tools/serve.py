@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import signal
 import sys
 import urllib.request
 from pathlib import Path
 
 from progress import say
-from server import SERVED_NAME, Server, ServerError
+from server import SERVED_NAME, Server, ServerError, exit_on_sigterm
 
 QUESTION = "What is the capital of France?"
 
@@ -80,8 +79,7 @@ def main() -> int:
     parser.add_argument("--log", type=Path, default=Path(".cache/serve.log"))
     parser.add_argument("--exit-after-check", action="store_true", help="stop after one answer")
     args = parser.parse_args()
-    # Ask for SIGTERM to end us as Ctrl-C does, so that the server is stopped too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    exit_on_sigterm()
 
     policy = [] if args.kv_policy == "none" else ["--kv-policy", args.kv_policy]
     server = Server(args.model, port=args.port, log=args.log, serve_args=policy)

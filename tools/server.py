@@ -143,6 +143,11 @@ class Server:
             time.sleep(0.5)
 
 
+def exit_on_sigterm() -> None:
+    """Leave `with` blocks when asked to terminate, so that the server is stopped too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
 def free_port() -> int:
     """A port nobody listens on."""
     with socket.socket() as probe:

@@ -18,7 +18,7 @@ from typing import Any
 
 from http_checks import HttpChecks
 from progress import elapsed_seconds, say
-from server import Server
+from server import Server, exit_on_sigterm
 
 KV_BYTES_LIMIT = 0.4
 NEEDLE_MARGIN = 0.05
@@ -87,6 +87,7 @@ def main() -> int:
     parser.add_argument("--kv-policy", default="headaware", help="`none` compares stock to itself")
     parser.add_argument("--log", type=Path, default=Path(".cache/smoke-server.log"))
     args = parser.parse_args()
+    exit_on_sigterm()
     policy = None if args.kv_policy == "none" else args.kv_policy
 
     raw: dict[str, Any] = {}

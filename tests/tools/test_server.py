@@ -1,6 +1,8 @@
 """The server helper waits for health, reports a server that dies, and leaves no process behind."""
 
 import os
+import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -23,6 +25,18 @@ HEALTHY = """
             self.wfile.write(self.path.encode())
 
     http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+TERMINATED = """
+    import sys, time
+    from pathlib import Path
+    from server import Server, exit_on_sigterm
+
+    exit_on_sigterm()
+    server = Server("model", port=0, log=Path(sys.argv[2]))
+    server.command = [sys.executable, sys.argv[1], str(server.port)]
+    with server:
+        print(server._process.pid, flush=True)
+        time.sleep(60)
 """
 DYING = """
     print("the flag is wrong")
@@ -53,6 +67,28 @@ def test_healthy_then_stopped_with_its_children(tmp_path: Path) -> None:
     while alive(child) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not alive(child)
+
+
+def test_sigterm_stops_the_server_too(tmp_path: Path) -> None:
+    """A server has a session of its own, so nobody else would."""
+    fake, script, log = tmp_path / "fake.py", tmp_path / "script.py", tmp_path / "server.log"
+    fake.write_text(textwrap.dedent(HEALTHY), encoding="utf-8")
+    script.write_text(textwrap.dedent(TERMINATED), encoding="utf-8")
+    tools = Path(__file__).parents[2] / "tools"
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(fake), str(log)],
+        env={**os.environ, "PYTHONPATH": str(tools)},
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    pids = [int(process.stdout.readline()), int(log.read_text(encoding="utf-8").split()[1])]
+    assert all(map(alive, pids))
+    process.terminate()
+    assert process.wait(20) == 143
+    gone = not any(map(alive, pids))
+    for pid in filter(alive, pids):
+        os.kill(pid, signal.SIGKILL)
+    assert gone
 
 
 def test_a_server_that_dies_is_reported_with_its_last_words(tmp_path: Path) -> None:
