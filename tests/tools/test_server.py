@@ -84,11 +84,12 @@ def test_sigterm_stops_the_server_too(tmp_path: Path) -> None:
     pids = [int(process.stdout.readline()), int(log.read_text(encoding="utf-8").split()[1])]
     assert all(map(alive, pids))
     process.terminate()
-    assert process.wait(20) == 143
-    gone = not any(map(alive, pids))
-    for pid in filter(alive, pids):
+    status = process.wait(20)
+    left = list(filter(alive, pids))
+    for pid in left:
         os.kill(pid, signal.SIGKILL)
-    assert gone
+    assert status == 143
+    assert not left
 
 
 def test_a_server_that_dies_is_reported_with_its_last_words(tmp_path: Path) -> None:
