@@ -15,7 +15,9 @@ from typing import Any
 import yaml
 
 from vllm_headaware.errors import HeadAwareError
+from vllm_headaware.kernels.formats import FORMATS
 from vllm_headaware.policies import POLICIES
+from vllm_headaware.policies.base import AUTO
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class KVPolicyConfig:
     """The KV policy of one server, before a model is known.
 
     Shares are fractions of all KV heads of the model; sinks and windows are in tokens and are
-    rounded outward to whole blocks, never inward.
+    rounded outward to whole blocks, never inward. A dtype is a KV format by name or "auto": int8
+    where the native kernels can run, else the model's own.
 
     Raises:
         HeadAwareError: a value is of the wrong type or out of range.
@@ -36,6 +39,9 @@ class KVPolicyConfig:
     sink: int = 64
     window: int = 256
     induction_window: int = 1024
+    retrieval_dtype: str = AUTO
+    induction_dtype: str = AUTO
+    local_dtype: str = AUTO
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
@@ -59,6 +65,13 @@ class KVPolicyConfig:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise HeadAwareError(
                     f"kv {name} must be a whole number of tokens, at least {least}, got {value!r}"
+                )
+        for name in ("retrieval_dtype", "induction_dtype", "local_dtype"):
+            value = getattr(self, name)
+            if value not in (AUTO, *FORMATS):
+                raise HeadAwareError(
+                    f"kv {name} must be one of {', '.join((AUTO, *FORMATS))}, got {value!r}"
+                    f"{_nearest(str(value), FORMATS)}"
                 )
         if self.induction_window < self.window:
             raise HeadAwareError(

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_headaware.errors import HeadAwareError
+from vllm_headaware.kernels.formats import FORMATS
 
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+MODEL_DTYPES = tuple(name for name, kv_format in FORMATS.items() if not kv_format.quantised)
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,13 @@ class ModelGeometry:
 
     @property
     def head_token_bytes(self) -> int:
-        """Bytes of K and V of one token in one KV head."""
-        return 2 * self.head_size * DTYPE_BYTES[self.kv_dtype]
+        """Bytes of K and V of one token in one KV head, in the model's own dtype."""
+        return FORMATS[self.kv_dtype].token_bytes(self.head_size)
+
+    @property
+    def group_size(self) -> int:
+        """Query heads per KV head."""
+        return self.num_query_heads // self.num_kv_heads
 
     @property
     def num_heads_total(self) -> int:
@@ -66,8 +72,8 @@ def read_geometry(
 def _kv_dtype(asked: str, config: dict) -> str:
     if asked == "auto":
         asked = config.get("dtype") or config.get("torch_dtype") or "float32"
-    if asked not in DTYPE_BYTES:
+    if asked not in MODEL_DTYPES:
         raise HeadAwareError(
-            f"KV dtype {asked!r} is not supported; choose one of {', '.join(DTYPE_BYTES)}"
+            f"KV dtype {asked!r} is not supported; choose one of {', '.join(MODEL_DTYPES)}"
         )
     return asked

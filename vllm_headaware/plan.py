@@ -3,8 +3,8 @@
 This module holds the one byte formula of the project. Metrics, the command line, the README and the
 tests call it; nobody else multiplies heads by tokens by bytes.
 
-    head_token_bytes = 2 (K and V) x head_size x bytes of the dtype
-    block_bytes      = max over classes of (heads of the class x block_tokens x head_token_bytes)
+    token_bytes      = K and V of one token of one head, in the class's KV format, scales included
+    block_bytes      = max over classes of (heads of the class x block_tokens x token_bytes)
     request_bytes(n) = block_bytes x sum over classes of the blocks it holds at n tokens
 
 A block holds `block_tokens` tokens of *all* heads of one class in *all* layers, so any class can
@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.geometry import ModelGeometry
+from vllm_headaware.kernels.formats import FORMATS
 from vllm_headaware.policies import POLICIES
-from vllm_headaware.policies.base import HeadPolicy
+from vllm_headaware.policies.base import AUTO, HeadPolicy
 
 if TYPE_CHECKING:
     from vllm_headaware.profile.format import HeadProfile
@@ -107,10 +108,14 @@ class Plan:
 
     def rank_block_bytes(self, rank: int) -> int:
         """Bytes of one block on one rank."""
-        return self.geometry.head_token_bytes * max(
-            self.num_heads(index, rank) * head_class.block_tokens
+        return max(
+            self.num_heads(index, rank) * head_class.block_tokens * self.token_bytes(index)
             for index, head_class in enumerate(self.classes)
         )
+
+    def token_bytes(self, index: int) -> int:
+        """Bytes of K and V of one token in one KV head of class `index`, scales included."""
+        return FORMATS[self.classes[index].policy.dtype].token_bytes(self.geometry.head_size)
 
     @property
     def block_bytes(self) -> int:
@@ -145,7 +150,7 @@ class Plan:
     def waste(self, index: int) -> float:
         """Share (0 to 1) of a block that class `index` cannot use."""
         head_class = self.classes[index]
-        used = head_class.num_heads * head_class.block_tokens * self.geometry.head_token_bytes
+        used = head_class.num_heads * head_class.block_tokens * self.token_bytes(index)
         return 1 - used / self.block_bytes
 
     def request_waste(self, num_tokens: int) -> float:
@@ -164,6 +169,7 @@ class Plan:
                     "name": c.name,
                     "sink": c.policy.sink,
                     "window": c.policy.window,
+                    "dtype": c.policy.dtype,
                     "block_tokens": c.block_tokens,
                 }
                 for c in self.classes
@@ -182,7 +188,9 @@ class Plan:
             geometry=ModelGeometry(**values["geometry"]),
             classes=tuple(
                 HeadClass(
-                    HeadPolicy(c["name"], c["sink"], c["window"]), c["block_tokens"], counts[i]
+                    HeadPolicy(c["name"], c["sink"], c["window"], c["dtype"]),
+                    c["block_tokens"],
+                    counts[i],
                 )
                 for i, c in enumerate(values["classes"])
             ),
@@ -209,11 +217,15 @@ def make_plan(
             f" {geometry.num_kv_heads} KV heads; choose a divisor"
         )
     policies, classes, ranks = POLICIES[config.policy]().classify(config, geometry, profile)
-    dealing = _Dealing(policies, classes, ranks, tensor_parallel_size)
+    policies = tuple(
+        dataclasses.replace(p, dtype=geometry.kv_dtype) if p.dtype == AUTO else p for p in policies
+    )
+    sizes = [FORMATS[p.dtype].token_bytes(geometry.head_size) for p in policies]
+    dealing = _Dealing(policies, sizes, classes, ranks, tensor_parallel_size)
     dealing.give_every_rank_every_class()
-    sizes = _choose_block_sizes(dealing, geometry)
-    dealing.fill_spare_room(sizes)
-    return _build(config.policy, geometry, dealing, sizes)
+    block_tokens = _choose_block_sizes(dealing, geometry)
+    dealing.fill_spare_room(block_tokens)
+    return _build(config.policy, geometry, dealing, block_tokens)
 
 
 class _Dealing:
@@ -222,12 +234,14 @@ class _Dealing:
     def __init__(
         self,
         policies: tuple[HeadPolicy, ...],
+        token_bytes: list[int],
         classes: list[list[int]],
         ranks: list[list[int]],
         tensor_parallel_size: int,
     ) -> None:
         used = sorted({index for row in classes for index in row})
         self.policies = tuple(policies[index] for index in used)
+        self.token_bytes = [token_bytes[index] for index in used]
         self.classes = [[used.index(index) for index in row] for row in classes]
         self.best_first = sorted(
             ((y, h) for y, row in enumerate(ranks) for h in range(len(row))),
@@ -264,12 +278,17 @@ class _Dealing:
                         " use a smaller --tensor-parallel-size or a smaller --kv-retrieval-share"
                     )
 
-    def fill_spare_room(self, sizes: tuple[int, ...]) -> None:
+    def block_bytes(self, block_tokens: tuple[int, ...], counts: list[int]) -> int:
+        """Bytes of one block on a rank with `counts` heads of each class."""
+        parts = zip(counts, block_tokens, self.token_bytes, strict=True)
+        return max(heads * tokens * size for heads, tokens, size in parts)
+
+    def fill_spare_room(self, block_tokens: tuple[int, ...]) -> None:
         """Promote heads into room that blocks have anyway: more history for the same bytes."""
         for rank in range(self.tp):
-            counts = self.counts(rank)
-            block = max(n * size for n, size in zip(counts, sizes, strict=True))
-            for index, size in enumerate(sizes[:-1]):
+            block = self.block_bytes(block_tokens, self.counts(rank))
+            for index, tokens in enumerate(block_tokens[:-1]):
+                size = tokens * self.token_bytes[index]
                 while (self.counts(rank)[index] + 1) * size <= block:
                     if not self.promote(index, rank):
                         break
@@ -283,7 +302,7 @@ def _choose_block_sizes(dealing: _Dealing, geometry: ModelGeometry) -> tuple[int
     counts = [dealing.counts(rank) for rank in range(dealing.tp)]
 
     def cost(sizes: tuple[int, ...]) -> tuple[float, int]:
-        block = sum(max(n * s for n, s in zip(own, sizes, strict=True)) for own in counts)
+        block = sum(dealing.block_bytes(sizes, own) for own in counts)
         classes = [HeadClass(p, s, 1) for p, s in zip(dealing.policies, sizes, strict=True)]
         relative = sum(block * sum(c.blocks(n) for c in classes) / n for n in lengths)
         return relative, sum(sizes)

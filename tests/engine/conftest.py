@@ -16,7 +16,11 @@ POLICY: dict[str, Any] = {
     "kv_sink": 20,
     "kv_window": 40,
     "kv_induction_window": 130,
+    "kv_retrieval_dtype": "float32",
+    "kv_induction_dtype": "float32",
+    "kv_local_dtype": "float32",
 }
+"""Unquantised, so that tokens can be compared with stock vLLM and Hugging Face exactly."""
 LENGTHS = (1, 7, 31, 32, 33, 59, 60, 61, 97, 128, 161, 200, 255, 310, 333, 401, 450)
 
 

@@ -40,7 +40,7 @@ def test_1_without_the_flag_nothing_changes(
 
 
 def test_2_all_heads_unlimited_is_stock(model: Path, prompts: list[list[int]], stock: Any) -> None:
-    engine = {"kv_policy": "headaware", "kv_retrieval_share": 1.0}
+    engine = {**POLICY, "kv_retrieval_share": 1.0}
     unlimited = run_scenario(model, rounds=[prompts], engine=engine)
     assert unlimited["modules"] != stock["modules"]
     assert unlimited["tokens"] == stock["tokens"]

@@ -9,10 +9,6 @@ from torch import nn
 from vllm.config import VllmConfig
 from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.attention import Attention
-from vllm.model_executor.layers.attention.attention import (
-    unified_attention_with_output,
-    unified_kv_cache_update,
-)
 from vllm.model_executor.models.utils import extract_layer_index
 from vllm.utils.torch_utils import (
     LayerNameType,
@@ -23,7 +19,7 @@ from vllm.utils.torch_utils import (
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.kv_cache_interface import KVCacheSpec
 
-from vllm_headaware.attention.backend import BACKENDS
+from vllm_headaware.attention.backend import Kernels, choose_kernels
 from vllm_headaware.cache.specs import make_spec
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.plan import HeadClass, Plan
@@ -37,7 +33,12 @@ class HeadClassAttention(Attention):
     """
 
     def __init__(
-        self, parent: Attention, head_class: HeadClass, num_kv_heads: int, config: VllmConfig
+        self,
+        parent: Attention,
+        head_class: HeadClass,
+        num_kv_heads: int,
+        config: VllmConfig,
+        kernels: Kernels,
     ) -> None:
         group = parent.num_heads // parent.num_kv_heads
         super().__init__(
@@ -47,9 +48,8 @@ class HeadClassAttention(Attention):
             num_kv_heads=num_kv_heads,
             cache_config=config.cache_config,
             quant_config=parent.quant_config,
-            logits_soft_cap=getattr(parent.impl, "logits_soft_cap", None) or None,
             prefix=f"{parent.layer_name}.{head_class.name}{num_kv_heads}",
-            attn_backend=BACKENDS[config.device_config.device_type],
+            attn_backend=kernels.backend,
         )
         self.head_class = head_class
 
@@ -59,7 +59,6 @@ class HeadClassAttention(Attention):
             self.head_class,
             num_kv_heads=self.num_kv_heads,
             head_size=self.head_size,
-            dtype=self.kv_cache_torch_dtype,
             vllm_config=vllm_config,
         )
 
@@ -74,6 +73,7 @@ class HeadSplitAttention(nn.Module):
         parent: the layer it replaces; it is unregistered.
         heads: KV head indices (of this rank) of each class.
         classes: the plan's head classes.
+        kernels: what attends; `bound` is theirs to keep what they make of the caches.
     """
 
     def __init__(
@@ -82,8 +82,11 @@ class HeadSplitAttention(nn.Module):
         heads: tuple[tuple[int, ...], ...],
         classes: tuple[HeadClass, ...],
         config: VllmConfig,
+        kernels: Kernels,
     ) -> None:
         super().__init__()
+        self.kernels = kernels
+        self.bound: tuple[list[torch.Tensor], Any] | None = None
         self.layer_name = parent.layer_name
         self.num_heads = parent.num_heads
         self.num_kv_heads = parent.num_kv_heads
@@ -91,8 +94,10 @@ class HeadSplitAttention(nn.Module):
         config.compilation_config.static_forward_context[parent.layer_name] = self
         present = [(c, own) for c, own in zip(classes, heads, strict=True) if own]
         self.by_class = nn.ModuleList(
-            HeadClassAttention(parent, head_class, len(own), config) for head_class, own in present
+            HeadClassAttention(parent, head_class, len(own), config, kernels)
+            for head_class, own in present
         )
+        self.heads = [own for _, own in present]
         self.kv_heads = [_pick(own) for _, own in present]
         group = self.num_heads // self.num_kv_heads
         self.query_heads = [
@@ -136,17 +141,7 @@ class HeadSplitAttention(nn.Module):
             query, output: [num_tokens, num_heads, head_size]
             key, value: [num_tokens, num_kv_heads, head_size]
         """
-        children: Any = self.by_class
-        for child, kv_heads, query_heads in zip(
-            children, self.kv_heads, self.query_heads, strict=True
-        ):
-            q, k, v = query[:, query_heads], key[:, kv_heads], value[:, kv_heads]
-            # The CPU op reads strided heads but writes a dense output.
-            out = output if len(self.by_class) == 1 else q.new_empty(q.shape)
-            unified_kv_cache_update(k, v, child.layer_name)
-            unified_attention_with_output(q, k, v, out, child.layer_name)
-            if out is not output:
-                output[:, query_heads] = out
+        self.kernels.attend(self, query, key, value, output)
 
 
 def _pick(heads: tuple[int, ...]) -> slice | list[int]:
@@ -192,13 +187,14 @@ def split_model(model: nn.Module, config: VllmConfig, plan: Plan, rank: int) -> 
     Raises:
         HeadAwareError: a layer that cannot be split, or layers the plan does not cover.
     """
+    kernels = choose_kernels(plan.geometry)
     found = 0
     for name, module in list(model.named_modules()):
         if not isinstance(module, Attention) or isinstance(module, HeadClassAttention):
             continue
         _require_splittable(module)
         index = extract_layer_index(module.layer_name)
-        split = HeadSplitAttention(module, plan.heads(index, rank), plan.classes, config)
+        split = HeadSplitAttention(module, plan.heads(index, rank), plan.classes, config, kernels)
         parent_name, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent_name), attribute, split)
         found += 1
@@ -215,6 +211,7 @@ def _require_splittable(layer: Attention) -> None:
         "has a sliding window of its own": layer.sliding_window is not None,
         "has attention sink weights": layer.has_sink,
         "uses ALiBi": getattr(layer.impl, "alibi_slopes", None) is not None,
+        "caps its logits": bool(getattr(layer.impl, "logits_soft_cap", None)),
         "shares the KV cache of another layer": layer.kv_sharing_target_layer_name is not None,
         "has values of another size than keys": layer.head_size_v != layer.head_size,
     }

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from vllm.utils.math_utils import cdiv
 from vllm.v1.kv_cache_interface import AttentionSpec, FullAttentionSpec, KVCacheSpec
+
+from vllm_headaware.kernels.formats import FORMATS
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -70,15 +73,16 @@ def make_spec(
     *,
     num_kv_heads: int,
     head_size: int,
-    dtype: Any,
     vllm_config: VllmConfig,
 ) -> HeadClassSpec:
     """The spec of a child layer with num_kv_heads heads of a class."""
-    common = {
+    kv_format = FORMATS[head_class.policy.dtype]
+    common: dict[str, Any] = {
         "block_size": head_class.block_tokens,
         "num_kv_heads": num_kv_heads,
         "head_size": head_size,
-        "dtype": dtype,
+        "dtype": torch.int8 if kv_format.quantised else getattr(torch, kv_format.name),
+        "state_content_bytes": kv_format.token_bytes(head_size),
         "head_class": head_class.name,
     }
     policy = head_class.policy

@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vllm_headaware.config import FIELDS, make_config
-from vllm_headaware.geometry import DTYPE_BYTES, read_geometry
-from vllm_headaware.plan import Plan, make_plan
-from vllm_headaware.policies import POLICIES
+from vllm_headaware.geometry import MODEL_DTYPES, read_geometry
+from vllm_headaware.plan import Plan
 
 LENGTHS = (2048, 8192, 32768, 131072)
 UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -44,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", help="model folder or hub id")
-    parser.add_argument("--dtype", default="auto", choices=["auto", *DTYPE_BYTES])
+    parser.add_argument("--dtype", default="auto", choices=["auto", *MODEL_DTYPES])
     parser.add_argument("--max-model-len", type=int, default=None, metavar="TOKENS")
     parser.add_argument("--tensor-parallel-size", type=int, default=1, metavar="N")
     parser.add_argument(
@@ -64,19 +63,14 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         HeadAwareError: a model, profile or option that cannot be planned.
     """
-    from vllm_headaware.profile.locate import find_profile
+    from vllm_headaware.planning import plan_model
     from vllm_headaware.profile.model_hash import resolve_model_dir
 
     flags = {name: getattr(args, f"kv_{name}") for name in FIELDS}
     config = make_config(flags, args.kv_policy_config)
     model_dir = resolve_model_dir(args.model)
     geometry = read_geometry(model_dir, args.dtype, args.max_model_len)
-    profile = None
-    if POLICIES[config.policy]().needs_profile:
-        profile = find_profile(
-            model_dir, config.head_profile, sink=config.sink, window=config.window
-        )
-    plan = make_plan(config, geometry, profile, args.tensor_parallel_size)
+    plan, _ = plan_model(config, geometry, model_dir, args.tensor_parallel_size)
     lengths = args.lengths or [n for n in LENGTHS if n <= geometry.max_model_len]
     lengths = lengths or [geometry.max_model_len]
     report = make_report(plan, lengths, args.memory, serve_line(args, flags))
@@ -118,8 +112,9 @@ def make_report(plan: Plan, lengths: list[int], memory: int, serve: str) -> dict
                 "heads_per_layer": [len(plan.heads(y)[i]) for y in range(plan.geometry.num_layers)],
                 "sink": c.policy.sink,
                 "window": c.policy.window,
+                "dtype": c.policy.dtype,
                 "block_tokens": c.block_tokens,
-                "bytes_per_token": c.num_heads * plan.geometry.head_token_bytes,
+                "bytes_per_token": c.num_heads * plan.token_bytes(i),
                 "block_waste": plan.waste(i),
             }
             for i, c in enumerate(plan.classes)
@@ -148,8 +143,18 @@ def show(report: dict[str, Any]) -> None:
     """Print a report as tables."""
     console = Console()
     classes = Table(title=f"KV policy {report['policy']}: head classes")
-    for column in ("class", "heads", "keeps", "tokens per block", "bytes per token", "block waste"):
-        classes.add_column(column, justify="left" if column in ("class", "keeps") else "right")
+    for column in (
+        "class",
+        "heads",
+        "keeps",
+        "KV dtype",
+        "tokens per block",
+        "bytes per token",
+        "block waste",
+    ):
+        classes.add_column(
+            column, justify="left" if column in ("class", "keeps", "KV dtype") else "right"
+        )
     for c in report["classes"]:
         keeps = "everything"
         if c["window"] is not None:
@@ -158,6 +163,7 @@ def show(report: dict[str, Any]) -> None:
             c["name"],
             str(c["heads"]),
             keeps,
+            c["dtype"],
             str(c["block_tokens"]),
             f"{c['bytes_per_token']:,}",
             f"{c['block_waste']:.1%}",

@@ -108,3 +108,44 @@ def attention(
         weights = logits.softmax(-1)
         out[:, mine] = torch.einsum("hqk,kd->qhd", weights, v[:, head].double()).to(q.dtype)
     return out
+
+
+def stored(x: torch.Tensor, kv_format: str) -> torch.Tensor:
+    """What comes back of K or V rows after they were stored in a KV format.
+
+    int8: one scale per row, symmetric. int4: a Hadamard rotation of the row, then a scale and a
+    lowest value per row, asymmetric. Scales and lowest values are bfloat16.
+
+    Args:
+        x: float32 [..., head_size].
+        kv_format: a name of formats.FORMATS.
+
+    Returns:
+        float32, shape of x.
+    """
+    if kv_format == "float16":
+        return x.clamp(-65504, 65504).half().float()
+    if kv_format == "bfloat16":
+        return x.bfloat16().float()
+    if kv_format == "int8":
+        scale = (x.abs().amax(-1, keepdim=True) / 127).bfloat16().float()
+        return (x / scale.clamp(min=1e-30)).round().clamp(-127, 127) * scale
+    if kv_format == "int4":
+        rotation = _hadamard(x.shape[-1])
+        y = x @ rotation
+        low = y.amin(-1, keepdim=True).bfloat16().float()
+        scale = ((y.amax(-1, keepdim=True) - low) / 15).bfloat16().float()
+        q = ((y - low) / scale.clamp(min=1e-30)).round().clamp(0, 15)
+        return (low + q * scale) @ rotation
+    if kv_format == "float32":
+        return x
+    raise ValueError(f"unknown KV format {kv_format!r}")
+
+
+def _hadamard(size: int) -> torch.Tensor:
+    """Orthonormal and symmetric; block diagonal where size is not a power of two."""
+    run = size & -size
+    block = torch.ones(1, 1)
+    while block.shape[0] < run:
+        block = torch.cat([torch.cat([block, block], 1), torch.cat([block, -block], 1)], 0)
+    return torch.block_diag(*[block / run**0.5] * (size // run))

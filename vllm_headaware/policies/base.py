@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from vllm_headaware.geometry import ModelGeometry
     from vllm_headaware.profile.format import HeadProfile
 
+AUTO = "auto"
+
 HeadScores = Sequence[Sequence[float]]
 
 
@@ -18,12 +20,14 @@ HeadScores = Sequence[Sequence[float]]
 class HeadPolicy:
     """What a class of KV heads keeps: the first `sink` tokens and the last `window` tokens.
 
-    `window` None means everything; then `sink` has no meaning and is 0.
+    `window` None means everything; then `sink` has no meaning and is 0. `dtype` names the KV format
+    (kernels/formats.py) of what is kept, or is AUTO, the model's own dtype.
     """
 
     name: str
     sink: int = 0
     window: int | None = None
+    dtype: str = AUTO
 
 
 class KVPolicy(Protocol):

@@ -56,9 +56,9 @@ class HeadAware:
         for y, h in induction:
             classes[y][h] = INDUCTION
         policies = (
-            HeadPolicy("retrieval"),
-            HeadPolicy("induction", config.sink, config.induction_window),
-            HeadPolicy("local", config.sink, config.window),
+            HeadPolicy("retrieval", dtype=config.retrieval_dtype),
+            HeadPolicy("induction", config.sink, config.induction_window, config.induction_dtype),
+            HeadPolicy("local", config.sink, config.window, config.local_dtype),
         )
         return policies, classes, by_gate
 

@@ -7,9 +7,8 @@ from typing import Any
 
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.geometry import ModelGeometry
-from vllm_headaware.plan import Plan, make_plan
-from vllm_headaware.policies import POLICIES
-from vllm_headaware.profile.locate import find_profile
+from vllm_headaware.plan import Plan
+from vllm_headaware.planning import plan_model
 from vllm_headaware.profile.model_hash import resolve_model_dir
 from vllm_headaware.vllm_compat.carrier import put_plan
 from vllm_headaware.vllm_compat.conflicts import refuse_conflicts
@@ -25,13 +24,12 @@ def activate(vllm_config: Any, config: KVPolicyConfig) -> None:
     """
     refuse_conflicts(vllm_config)
     geometry = engine_geometry(vllm_config)
-    profile = None
-    if POLICIES[config.policy]().needs_profile:
-        model_dir = resolve_model_dir(vllm_config.model_config.model)
-        profile = find_profile(
-            model_dir, config.head_profile, sink=config.sink, window=config.window
-        )
-    plan = make_plan(config, geometry, profile, vllm_config.parallel_config.tensor_parallel_size)
+    plan, profile = plan_model(
+        config,
+        geometry,
+        resolve_model_dir(vllm_config.model_config.model),
+        vllm_config.parallel_config.tensor_parallel_size,
+    )
     put_plan(vllm_config, plan, profile.checksum if profile else "")
     logger.info(describe(plan))
 
@@ -53,7 +51,7 @@ def describe(plan: Plan) -> str:
     """One log line an operator understands."""
     length = plan.geometry.max_model_len
     classes = ", ".join(
-        f"{c.num_heads} {c.name} heads"
+        f"{c.num_heads} {c.name} heads in {c.policy.dtype}"
         + ("" if c.policy.window is None else f" (sink {c.policy.sink} + last {c.policy.window})")
         for c in plan.classes
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from argparse import ArgumentParser
 from typing import Any
 
-from vllm_headaware.config import FIELDS, make_config
+from vllm_headaware.config import FIELDS, KVPolicyConfig, make_config
 from vllm_headaware.errors import HeadAwareError
+from vllm_headaware.kernels.formats import FORMATS
+from vllm_headaware.policies import POLICIES
 from vllm_headaware.vllm_compat.wrap import wrap
 
 PREFIX = "kv_"
@@ -25,62 +28,49 @@ def install() -> None:
     wrap(EngineArgs, "create_engine_config", _create_engine_config)
 
 
+HELP: dict[str, tuple[str, str]] = {
+    "policy": (
+        "{" + ",".join(POLICIES) + "}",
+        "What each KV head keeps. full: everything, as without the plugin. headaware: retrieval"
+        " heads keep everything, induction heads a wide window, local heads attention sinks and a"
+        " window; freed blocks return to the pool.",
+    ),
+    "head_profile": (
+        "PATH|auto",
+        "Head profile made by `vllm-headaware profile MODEL`. auto: next to the model, then the"
+        " user's cache, else profile now and keep it.",
+    ),
+    "retrieval_share": ("SHARE", "Share of all KV heads that keep everything, 0 to 1."),
+    "induction_share": ("SHARE", "Share of all KV heads that keep the wide window, 0 to 1."),
+    "sink": ("TOKENS", "First tokens that windowed heads always keep."),
+    "window": ("TOKENS", "Last tokens that local heads keep."),
+    "induction_window": ("TOKENS", "Last tokens that induction heads keep."),
+    "retrieval_dtype": (
+        "DTYPE",
+        f"How retrieval heads store K and V: {', '.join(FORMATS)}, or auto: int8 where the native"
+        " kernels run, else the model's dtype.",
+    ),
+    "induction_dtype": ("DTYPE", "The same for induction heads."),
+    "local_dtype": ("DTYPE", "The same for local heads."),
+}
+"""Value's name and help text of every field of KVPolicyConfig; defaults come from the class."""
+
+
 def add_flags(parser: ArgumentParser) -> None:
     """Define the flags on a parser; a flag that is not given stays None."""
     group = parser.add_argument_group(
         title="KVPolicy",
         description="Per-head KV cache policy (vllm-headaware).",
     )
-    group.add_argument(
-        "--kv-policy",
-        default=None,
-        metavar="{full,headaware}",
-        help="What each KV head keeps. full: everything, as without the plugin. headaware:"
-        " retrieval heads keep everything, induction heads a wide window, local heads attention"
-        " sinks and a window; freed blocks return to the pool.",
-    )
-    group.add_argument(
-        "--kv-head-profile",
-        default=None,
-        metavar="PATH|auto",
-        help="Head profile made by `vllm-headaware profile MODEL`. auto (default): next to the"
-        " model, then the user's cache, else profile now and keep it.",
-    )
-    group.add_argument(
-        "--kv-retrieval-share",
-        type=float,
-        default=None,
-        metavar="SHARE",
-        help="Share of all KV heads that keep everything, 0 to 1 (default 0.25).",
-    )
-    group.add_argument(
-        "--kv-induction-share",
-        type=float,
-        default=None,
-        metavar="SHARE",
-        help="Share of all KV heads that keep the wide window, 0 to 1 (default 0.125).",
-    )
-    group.add_argument(
-        "--kv-sink",
-        type=int,
-        default=None,
-        metavar="TOKENS",
-        help="First tokens that windowed heads always keep (default 64).",
-    )
-    group.add_argument(
-        "--kv-window",
-        type=int,
-        default=None,
-        metavar="TOKENS",
-        help="Last tokens that local heads keep (default 256).",
-    )
-    group.add_argument(
-        "--kv-induction-window",
-        type=int,
-        default=None,
-        metavar="TOKENS",
-        help="Last tokens that induction heads keep (default 1024).",
-    )
+    for field in dataclasses.fields(KVPolicyConfig):
+        metavar, text = HELP[field.name]
+        group.add_argument(
+            f"--{PREFIX}{field.name}".replace("_", "-"),
+            type=type(field.default),
+            default=None,
+            metavar=metavar,
+            help=f"{text} Default: {field.default}.",
+        )
     group.add_argument(
         "--kv-policy-config",
         default=None,

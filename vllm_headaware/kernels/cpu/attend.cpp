@@ -1,0 +1,626 @@
+// Write this step's K and V into their blocks, then attend: all head classes of a layer at once.
+// Compiled once per instruction set; HA_ENTRY names the result.
+//
+// Work is cut into items: the rows (query token x query head) of one KV head of one request,
+// against one range of its visible tokens. Ranges have a fixed length (flash-decoding,
+// arXiv 2311.01282), so how a request is computed does not depend on what else is in the batch or
+// on the number of threads, and their results are merged in order.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "dot.h"
+
+namespace {
+
+constexpr int RANGE_TILES = 16;       // 512 tokens: key range of one item when decoding
+constexpr int LONG_RANGE_TILES = 64;  // of one item with many rows
+constexpr int PANEL_TILES = 8;        // tiles whose scores are kept before the softmax goes on
+constexpr int PANEL = PANEL_TILES * GRANULE;
+constexpr int FETCH_BYTES = 8192;     // how far ahead of use memory is asked for
+constexpr int MAX_ROWS = 64;          // rows of one item
+constexpr int FEW_ROWS = 8;           // with more rows, make floats of a tile first
+constexpr int MAX_HEAD = 512;
+constexpr float LOG2E = 1.4426950408889634f;
+constexpr float NEVER = -std::numeric_limits<float>::infinity();
+
+// acc[r] += sum over k < n of a[r][k] * b[k], for R rows of a and granules b. Asks memory for what
+// lies at `next` in the same steps.
+template <class F, int R>
+inline void rows_times_granules(const float* a, int a_stride, const uint8_t* b, const uint8_t* next,
+                                int b_step, int n, float* acc, int acc_stride) {
+  vf sum[R][NV];
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < NV; ++j) sum[r][j] = load(acc + r * acc_stride + j * W);
+  for (int k = 0; k < n; ++k, b += b_step, next += b_step) {
+    for (int line = 0; line < F::granule_bytes; line += 64) __builtin_prefetch(next + line, 0, 2);
+    vf x[NV];
+    for (int j = 0; j < NV; ++j) x[j] = F::read(b, j);
+    for (int r = 0; r < R; ++r) {
+      vf y = splat(a[r * a_stride + k]);
+      for (int j = 0; j < NV; ++j) sum[r][j] += y * x[j];
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int j = 0; j < NV; ++j) store(acc + r * acc_stride + j * W, sum[r][j]);
+}
+
+// The same for any number of rows: as many at once as there are registers for.
+template <class F>
+inline void multiply(const float* a, int a_stride, const uint8_t* b, const uint8_t* next, int b_step,
+                     int n, float* acc, int acc_stride, int rows) {
+  constexpr int MOST = W == 16 ? 12 : W == 8 ? 3 : 1;
+  int r = 0;
+  auto pass = [&](auto count) {
+    constexpr int R = decltype(count)::value;
+    for (; r + R <= rows; r += R)
+      rows_times_granules<F, R>(a + r * a_stride, a_stride, b, next, b_step, n,
+                                acc + r * acc_stride, acc_stride);
+  };
+  pass(std::integral_constant<int, MOST>{});
+  if constexpr (MOST > 6) pass(std::integral_constant<int, 6>{});
+  if constexpr (MOST > 4) pass(std::integral_constant<int, 4>{});
+  if constexpr (MOST > 3) pass(std::integral_constant<int, 3>{});
+  if constexpr (MOST > 2) pass(std::integral_constant<int, 2>{});
+  if constexpr (MOST > 1) pass(std::integral_constant<int, 1>{});
+}
+
+// Hadamard transform over runs of the largest power of two that divides n; its own inverse.
+// Spreads outlier channels before rounding to few bits (QuaRot, arXiv 2404.00456).
+inline void rotate(float* x, int n) {
+  const int run = n & -n;
+  for (int h = 1; h < run; h *= 2)
+    for (int i = 0; i < n; i += 2 * h)
+      for (int j = i; j < i + h; ++j) {
+        const float a = x[j], b = x[j + h];
+        x[j] = a + b;
+        x[j + h] = a - b;
+      }
+  const float norm = 1.0f / std::sqrt(float(run));
+  for (int i = 0; i < n; ++i) x[i] *= norm;
+}
+
+inline void read_row(const HaRows& rows, int32_t dtype, int64_t token, int head, int n, float* out) {
+  const int64_t at = token * rows.stride + int64_t(head) * n;
+  if (dtype == HA_FLOAT32) {
+    std::memcpy(out, static_cast<const float*>(rows.data) + at, n * sizeof(float));
+    return;
+  }
+  const uint16_t* p = static_cast<const uint16_t*>(rows.data) + at;
+  if (dtype == HA_BFLOAT16)
+    for (int i = 0; i < n; ++i) out[i] = from_bf16(p[i]);
+  else
+    for (int i = 0; i < n; ++i) out[i] = from_f16(p[i]);
+}
+
+inline void write_row(const HaRows& rows, int32_t dtype, int64_t token, int head, int n,
+                      const float* x) {
+  const int64_t at = token * rows.stride + int64_t(head) * n;
+  if (dtype == HA_FLOAT32) {
+    std::memcpy(static_cast<float*>(rows.data) + at, x, n * sizeof(float));
+    return;
+  }
+  uint16_t* p = static_cast<uint16_t*>(rows.data) + at;
+  if (dtype == HA_BFLOAT16)
+    for (int i = 0; i < n; ++i) p[i] = to_bf16(x[i]);
+  else
+    for (int i = 0; i < n; ++i) p[i] = to_f16(x[i]);
+}
+
+// Integers of a row and what gives them back: value = low + scale * q.
+template <class F>
+inline void quantise(float* x, int n, uint16_t* scale, uint16_t* low) {
+  if constexpr (F::rotated) rotate(x, n);
+  float least = x[0], most = x[0];
+  for (int i = 1; i < n; ++i) {
+    least = std::min(least, x[i]);
+    most = std::max(most, x[i]);
+  }
+  float step, base = 0;
+  if constexpr (F::lowest == 0) {
+    *low = to_bf16(least);
+    base = from_bf16(*low);
+    step = (most - base) / F::highest;
+  } else {
+    step = std::max(most, -least) / F::highest;
+  }
+  *scale = to_bf16(step);
+  step = from_bf16(*scale);
+  const float inverse = step > 0 ? 1 / step : 0;
+  for (int i = 0; i < n; ++i)
+    x[i] = std::min(std::max(std::nearbyint((x[i] - base) * inverse), float(F::lowest)),
+                    float(F::highest));
+}
+
+// ---- one head class ------------------------------------------------------------------------------
+
+struct Span {
+  int request, first, last;  // query tokens [first, last) of the request's step
+};
+
+struct Item {
+  int class_index, head, request;
+  int first, last;            // query tokens of the request's step
+  int tile_begin, tile_end;   // range of visible tiles
+  int64_t partial;            // row of the partial results, or -1: the only range
+  int64_t cost;
+};
+
+// The visible tiles of some query tokens: the sinks', then those from the window's start on.
+struct Visible {
+  int sink_tiles, hidden_tiles, count;
+
+  Visible(const HaClass& c, int first_position, int last_position) {
+    const int tiles = last_position / GRANULE + 1;
+    const int start = first_visible(c, first_position) / GRANULE;
+    sink_tiles = c.sink / GRANULE;
+    hidden_tiles = std::max(start - sink_tiles, 0);
+    count = tiles - hidden_tiles;
+  }
+  int tile(int index) const { return index < sink_tiles ? index : index + hidden_tiles; }
+
+  // First token the query at a position sees by its window.
+  static int first_visible(const HaClass& c, int position) {
+    if (c.window == 0) return 0;
+    const int oldest = std::max(position - c.window + 1, 0);
+    return oldest - oldest % c.block_tokens;
+  }
+};
+
+struct Softmax {
+  float most, sum;
+};
+
+// The query rows of an item, scaled, and room for one tile made floats.
+struct Queries {
+  alignas(64) float rows[MAX_ROWS * MAX_HEAD];
+  float sums[MAX_ROWS];
+  Narrow<MAX_HEAD> narrow[FEW_ROWS];
+  alignas(64) mutable float unpacked[MAX_HEAD * GRANULE];
+};
+
+template <class F>
+struct Head;
+
+// The tiles of an item in the order they are read, to ask memory for them in time: K of a panel,
+// V of the panel, K of the next.
+template <class F>
+struct Tiles {
+  const Head<F>& head;
+  const Visible& visible;
+  int request, end;
+
+  // Tiles between asking and reading.
+  static constexpr int ahead() {
+    constexpr int tile_bytes = GRANULE * Region<F>::element_bits() * 8;  // for 64 channels
+    return std::max(FETCH_BYTES / tile_bytes, 1);
+  }
+
+  // What is read ahead() tiles after tile `at` of a panel: K first, then V, then K of the next.
+  const uint8_t* after(int panel, int at, int count) const {
+    at += ahead();
+    if (at < count) return place(panel + at, false);
+    if (at < 2 * count) return place(panel + at - count, true);
+    return place(panel + at - count, false);
+  }
+
+  const uint8_t* place(int index, bool values) const {
+    const int token = visible.tile(std::min(index, end - 1)) * GRANULE;
+    const int at = token % head.c.block_tokens;
+    const Region<F> r = head.region(request, token);
+    return values ? r.values() + at * r.row_bytes() : r.key_tile(at / GRANULE);
+  }
+};
+
+template <class F>
+struct Head {
+  const HaLayer& layer;
+  const HaClass& c;
+  const HaStep& step;
+  int head;  // index in the class
+
+  Region<F> region(int request, int token) const {
+    const int64_t block = step.block_table[request * step.table_stride + token / c.block_tokens];
+    return {c.cache + block * c.block_stride + head * c.head_stride, c.block_tokens,
+            layer.head_size};
+  }
+
+  void write(const HaCall& call, int request, int first, int last) const {
+    const int D = layer.head_size, own = c.kv_heads[head];
+    const int start = step.query_start[request];
+    const int context = step.seq_lens[request] - (step.query_start[request + 1] - start);
+    float row[MAX_HEAD];
+    for (int t = first; t < last; ++t) {
+      const Region<F> r = region(request, context + t);
+      const int at = (context + t) % c.block_tokens;
+      read_row(call.key, layer.io_dtype, start + t, own, D, row);
+      if constexpr (F::quantised) quantise<F>(row, D, r.key_scale() + at, r.key_low() + at);
+      for (int i = 0; i < D; ++i) r.write_key(at, i, row[i]);
+      read_row(call.value, layer.io_dtype, start + t, own, D, row);
+      if constexpr (F::quantised) quantise<F>(row, D, r.value_scale() + at, r.value_low() + at);
+      for (int i = 0; i < D; ++i) r.write_value(at, i, row[i]);
+    }
+  }
+
+  // Scores of all rows against one tile, in units of log2.
+  void score(const Region<F>& r, int tile, const Queries& q, int rows, float* scores,
+             const uint8_t* next) const {
+    const int D = layer.head_size;
+    if constexpr (F::quantised) {
+      vf scale[NV], low[NV];
+      key_scales(r, tile, scale, low);
+      if (rows <= FEW_ROWS) {
+        for (int half = 0; half < 2; ++half)
+          quad_dots<F, false>(
+              q.narrow, rows, r.key_tile(tile), next, F::quad_bytes, D / 4, half,
+              [&](int i, const int32_t* sums) {
+                const Narrow<MAX_HEAD>& row = q.narrow[i];
+                for (int j = 0; j < NV / 2; ++j) {
+                  const int at = half * NV / 2 + j;
+                  vi x = *reinterpret_cast<const vi_loose*>(sums + j * W);
+                  vf dot = __builtin_convertvector(x - F::key_offset * row.sum, vf) * row.step;
+                  store(scores + i * PANEL + at * W, dot * scale[at] + low[at] * q.sums[i]);
+                }
+              });
+        return;
+      }
+      for (int k = 0; k < D; ++k)
+        for (int j = 0; j < NV; ++j)
+          store(q.unpacked + k * GRANULE + j * W, r.read_keys(tile, k, j) * scale[j] + low[j]);
+    } else if (!std::is_same_v<F, Float32> && rows > FEW_ROWS) {
+      for (int k = 0; k < D; ++k)
+        for (int j = 0; j < NV; ++j) store(q.unpacked + k * GRANULE + j * W, r.read_keys(tile, k, j));
+    } else {
+      clear(scores, rows);
+      multiply<F>(q.rows, D, r.key_tile(tile), next, F::granule_bytes, D, scores, PANEL, rows);
+      return;
+    }
+    clear(scores, rows);
+    const uint8_t* unpacked = reinterpret_cast<uint8_t*>(q.unpacked);
+    multiply<Float32>(q.rows, D, unpacked, unpacked, Float32::granule_bytes, D, scores, PANEL, rows);
+  }
+
+  static void clear(float* scores, int rows) {
+    for (int i = 0; i < rows; ++i) std::memset(scores + i * PANEL, 0, GRANULE * sizeof(float));
+  }
+
+  static void key_scales(const Region<F>& r, int tile, vf* scale, vf* low) {
+    for (int j = 0; j < NV; ++j) {
+      const int at = tile * GRANULE + j * W;
+      scale[j] = BFloat16::read(reinterpret_cast<const uint8_t*>(r.key_scale() + at), 0);
+      low[j] = vf{};
+      if constexpr (Region<F>::has_low())
+        low[j] = BFloat16::read(reinterpret_cast<const uint8_t*>(r.key_low() + at), 0);
+    }
+  }
+
+  // out[row] += weights[row] x V over the first `count` tokens of one tile; the weights of the
+  // tile's other tokens are 0.
+  void accumulate(const Region<F>& r, int tile, int count, const Queries& q, float* weights,
+                  int rows, float* out, const uint8_t* next) const {
+    const int D = layer.head_size, first = tile * GRANULE;
+    if constexpr (F::quantised) {
+      alignas(64) float scale[GRANULE], low[GRANULE];
+      value_scales(r, first, count, scale, low);
+      if (rows <= FEW_ROWS) {
+        Narrow<GRANULE> narrow[FEW_ROWS];
+        for (int i = 0; i < rows; ++i) {
+          float* w = weights + i * PANEL;
+          vf lows = {};
+          for (int t = 0; t < GRANULE; t += W) {
+            if constexpr (Region<F>::has_low()) lows += load(w + t) * load(low + t);
+            store(w + t, load(w + t) * load(scale + t));
+          }
+          narrow[i].set(w, GRANULE);
+          if constexpr (Region<F>::has_low()) {
+            const float sum = hsum(lows);
+            for (int k = 0; k < D; k += W) store(out + i * D + k, load(out + i * D + k) + sum);
+          }
+        }
+        const uint8_t* quad = r.values() + first * r.row_bytes();
+        for (int i = 0; i < D; i += LANES)
+          quad_dots<F, true>(narrow, rows, quad + i / GRANULE * F::quad_bytes,
+                             next + i / GRANULE * F::quad_bytes, 4 * r.row_bytes(),
+                             (count + 3) / 4, i / LANES % 2, [&](int row, const int32_t* sums) {
+                               float* p = out + row * D + i;
+                               for (int k = 0; k < LANES; k += W) {
+                                 vi x = *reinterpret_cast<const vi_loose*>(sums + k);
+                                 store(p + k, load(p + k) +
+                                                  __builtin_convertvector(x, vf) * narrow[row].step);
+                               }
+                             });
+        return;
+      }
+      for (int t = 0; t < count; ++t)
+        for (int i = 0; i < D; i += W)
+          store(q.unpacked + t * D + i, r.read_values(first + t, i) * scale[t] + low[t]);
+    } else if (!std::is_same_v<F, Float32> && rows > FEW_ROWS) {
+      for (int t = 0; t < count; ++t)
+        for (int i = 0; i < D; i += W) store(q.unpacked + t * D + i, r.read_values(first + t, i));
+    } else {
+      for (int i = 0; i < D; i += GRANULE)
+        multiply<F>(weights, PANEL,
+                    r.values() + first * r.row_bytes() + i / GRANULE * F::granule_bytes,
+                    next + i / GRANULE * F::granule_bytes, r.row_bytes(), count, out + i, D, rows);
+      return;
+    }
+    for (int i = 0; i < D; i += GRANULE) {
+      const uint8_t* unpacked = reinterpret_cast<uint8_t*>(q.unpacked + i);
+      multiply<Float32>(weights, PANEL, unpacked, unpacked, D * int(sizeof(float)), count, out + i,
+                        D, rows);
+    }
+  }
+
+  // Scales of tokens that are not there yet may be anything: they become 0.
+  static void value_scales(const Region<F>& r, int first, int count, float* scale, float* low) {
+    auto read = [&](const uint16_t* from, float* to) {
+      for (int j = 0; j < NV; ++j)
+        store(to + j * W, BFloat16::read(reinterpret_cast<const uint8_t*>(from + first), j));
+      for (int t = count; t < GRANULE; ++t) to[t] = 0;
+    };
+    read(r.value_scale(), scale);
+    if constexpr (Region<F>::has_low())
+      read(r.value_low(), low);
+    else
+      std::memset(low, 0, GRANULE * sizeof(float));
+  }
+
+  // Rows against the item's range: unnormalised output and softmax state per row.
+  void attend(const HaCall& call, const Item& item, float* out, Softmax* state) const {
+    const int D = layer.head_size, own = c.kv_heads[head];
+    const int group = layer.num_query_heads / layer.num_kv_heads;
+    const int rows = (item.last - item.first) * group;
+    const int start = step.query_start[item.request];
+    const int context =
+        step.seq_lens[item.request] - (step.query_start[item.request + 1] - start);
+    const int first = context + item.first, last = context + item.last - 1;
+    const Visible visible(c, first, last);
+
+    static thread_local Queries q;
+    alignas(64) static thread_local float scores[MAX_ROWS * PANEL];
+    for (int i = 0; i < rows; ++i) {
+      float* row = q.rows + i * D;
+      read_row(call.query, layer.io_dtype, start + item.first + i / group, own * group + i % group,
+               D, row);
+      if constexpr (F::quantised)
+        if (F::rotated) rotate(row, D);
+      float sum = 0;
+      for (int k = 0; k < D; ++k) sum += row[k] *= layer.scale * LOG2E;
+      q.sums[i] = sum;
+      if constexpr (F::quantised)
+        if (rows <= FEW_ROWS) q.narrow[i].set(row, D);
+      state[i] = {NEVER, 0};
+    }
+    std::memset(out, 0, sizeof(float) * rows * D);
+
+    const Tiles<F> tiles{*this, visible, item.request, item.tile_end};
+    for (int panel = item.tile_begin; panel < item.tile_end; panel += PANEL_TILES) {
+      const int count = std::min(PANEL_TILES, item.tile_end - panel);
+      for (int i = 0; i < count; ++i) {
+        const int token = visible.tile(panel + i) * GRANULE;
+        score(region(item.request, token), token % c.block_tokens / GRANULE, q, rows,
+              scores + i * GRANULE, tiles.after(panel, i, count));
+        hide(token, first, last, group, rows, scores + i * GRANULE);
+      }
+      for (int i = 0; i < rows; ++i)
+        soften(scores + i * PANEL, count * GRANULE, state[i], out + i * D, D);
+      for (int i = 0; i < count; ++i) {
+        const int token = visible.tile(panel + i) * GRANULE;
+        accumulate(region(item.request, token), token % c.block_tokens / GRANULE,
+                   std::min(GRANULE, last + 1 - token), q, scores + i * GRANULE, rows, out,
+                   tiles.after(panel, count + i, count));
+      }
+    }
+  }
+
+  // Scores of tokens a row does not see become -infinity.
+  void hide(int token, int first, int last, int group, int rows, float* scores) const {
+    const bool all_past = token + GRANULE - 1 <= first;
+    const bool all_in_window = token < c.sink || token >= Visible::first_visible(c, last);
+    if (all_past && all_in_window) return;
+    for (int i = 0; i < rows; ++i) {
+      const int position = first + i / group;
+      const bool behind = token >= c.sink && token < Visible::first_visible(c, position);
+      const int seen = behind ? 0 : std::min(std::max(position + 1 - token, 0), GRANULE);
+      for (int t = seen; t < GRANULE; ++t) scores[i * PANEL + t] = NEVER;
+    }
+  }
+
+  // Scores become weights relative to the largest score so far; earlier output is brought along.
+  static void soften(float* scores, int n, Softmax& state, float* out, int D) {
+    vf most = load(scores);
+    for (int t = W; t < n; t += W) most = vmax(most, load(scores + t));
+    const float now = std::max(state.most, hmax(most));
+    if (now == NEVER) {  // nothing visible yet
+      std::memset(scores, 0, sizeof(float) * n);
+      return;
+    }
+    vf sum = {};
+    for (int t = 0; t < n; t += W) {
+      vf weight = exp2_nonpositive(load(scores + t) - now);
+      store(scores + t, weight);
+      sum += weight;
+    }
+    const float keep = state.most == NEVER ? 0.0f : std::exp2(state.most - now);
+    if (keep != 1.0f && state.most != NEVER)
+      for (int k = 0; k < D; k += W) store(out + k, load(out + k) * keep);
+    state = {now, state.sum * keep + hsum(sum)};
+  }
+
+  void finish(const HaCall& call, const Item& item, float* out, const float* sums) const {
+    const int D = layer.head_size, own = c.kv_heads[head];
+    const int group = layer.num_query_heads / layer.num_kv_heads;
+    for (int i = 0; i < (item.last - item.first) * group; ++i) {
+      float* row = out + i * D;
+      const float inverse = 1 / sums[i];
+      for (int k = 0; k < D; ++k) row[k] *= inverse;
+      if constexpr (F::quantised)
+        if (F::rotated) rotate(row, D);
+      write_row(call.output, layer.io_dtype, step.query_start[item.request] + item.first + i / group,
+                own * group + i % group, D, row);
+    }
+  }
+};
+
+template <class Use>
+inline void with_head(const HaCall& call, int class_index, int head, Use use) {
+  const HaLayer& layer = *call.layer;
+  const HaClass& c = layer.classes[class_index];
+  const HaStep& step = *call.steps[class_index];
+  switch (c.dtype) {
+    case HA_FLOAT32: return use(Head<Float32>{layer, c, step, head});
+    case HA_BFLOAT16: return use(Head<BFloat16>{layer, c, step, head});
+    case HA_FLOAT16: return use(Head<Float16>{layer, c, step, head});
+    case HA_INT8: return use(Head<Int8>{layer, c, step, head});
+    case HA_INT4: return use(Head<Int4>{layer, c, step, head});
+  }
+}
+
+// ---- all classes of a layer ----------------------------------------------------------------------
+
+struct Group {  // items of the same rows, whose ranges are merged
+  int first_item, num_items;
+};
+
+struct Write {
+  int class_index, head, request, first, last;
+};
+
+struct Schedule {
+  std::vector<Write> writes;
+  std::vector<Item> items;
+  std::vector<int> order;  // of items: dear ones first
+  std::vector<Group> groups;
+  int64_t partial_rows = 0;
+
+  void plan(const HaCall& call) {
+    writes.clear();
+    items.clear();
+    groups.clear();
+    partial_rows = 0;
+    const HaLayer& layer = *call.layer;
+    const int group = layer.num_query_heads / layer.num_kv_heads;
+    const int most_tokens = std::max(MAX_ROWS / group, 1);
+    for (int k = 0; k < layer.num_classes; ++k) {
+      const HaClass& c = layer.classes[k];
+      const HaStep& step = *call.steps[k];
+      for (int request = 0; request < step.num_requests; ++request) {
+        const int count = step.query_start[request + 1] - step.query_start[request];
+        const int context = step.seq_lens[request] - count;
+        for (int head = 0; head < c.num_kv_heads; ++head) {
+          // Tiles are written by one thread each: tokens of a tile may share a byte.
+          for (int at = 0, next; at < count; at = next) {
+            next = std::min(count, (context + at) / GRANULE * GRANULE + GRANULE - context);
+            writes.push_back({k, head, request, at, next});
+          }
+          for (int at = 0; at < count; at += most_tokens)
+            add_rows(c, {k, head, request, at, std::min(at + most_tokens, count), 0, 0, -1, 0},
+                     context, group);
+        }
+      }
+    }
+    order.resize(items.size());
+    for (size_t i = 0; i < order.size(); ++i) order[i] = int(i);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int a, int b) { return items[a].cost > items[b].cost; });
+  }
+
+  void add_rows(const HaClass& c, Item item, int context, int group) {
+    const Visible visible(c, context + item.first, context + item.last - 1);
+    const int rows = (item.last - item.first) * group;
+    const int range = item.last - item.first == 1 ? RANGE_TILES : LONG_RANGE_TILES;
+    const int first_item = int(items.size());
+    const bool whole = visible.count <= range;
+    for (int tile = 0; tile < visible.count; tile += range) {
+      item.tile_begin = tile;
+      item.tile_end = std::min(tile + range, visible.count);
+      item.cost = int64_t(item.tile_end - tile) * rows;
+      if (!whole) {
+        item.partial = partial_rows;
+        partial_rows += rows;
+      }
+      items.push_back(item);
+    }
+    if (!whole) groups.push_back({first_item, int(items.size()) - first_item});
+  }
+};
+
+void merge(const HaCall& call, const Schedule& schedule, const Group& group, float* outputs,
+           const Softmax* states) {
+  const int D = call.layer->head_size;
+  const Item& item = schedule.items[group.first_item];
+  const int rows =
+      (item.last - item.first) * call.layer->num_query_heads / call.layer->num_kv_heads;
+  float* out = outputs + item.partial * D;  // the first range takes up the others
+  float sums[MAX_ROWS];
+  for (int i = 0; i < rows; ++i) {
+    float most = NEVER;
+    for (int n = 0; n < group.num_items; ++n)
+      most = std::max(most, states[item.partial + n * rows + i].most);
+    float sum = 0;
+    for (int n = 0; n < group.num_items; ++n) {
+      const int64_t row = item.partial + n * rows + i;
+      const float keep = states[row].most == NEVER ? 0.0f : std::exp2(states[row].most - most);
+      sum += states[row].sum * keep;
+      for (int k = 0; k < D; k += W) {
+        vf x = load(outputs + row * D + k) * keep;
+        store(out + i * D + k, n == 0 ? x : load(out + i * D + k) + x);
+      }
+    }
+    sums[i] = sum;
+  }
+  with_head(call, item.class_index, item.head,
+            [&](const auto& head) { head.finish(call, item, out, sums); });
+}
+
+}  // namespace
+
+extern "C" void HA_ENTRY(const HaCall* call_pointer) {
+  const HaCall& call = *call_pointer;
+  const int D = call.layer->head_size;
+  static thread_local Schedule schedule;
+  static thread_local std::vector<float> outputs;
+  static thread_local std::vector<Softmax> states;
+  schedule.plan(call);
+  outputs.resize(schedule.partial_rows * D);
+  states.resize(schedule.partial_rows);
+  const Schedule& work = schedule;
+  float* partial_outputs = outputs.data();
+  Softmax* partial_states = states.data();
+  std::atomic<int> next_item{0};
+
+#pragma omp parallel
+  {
+#pragma omp for schedule(static)
+    for (size_t i = 0; i < work.writes.size(); ++i) {
+      const Write& w = work.writes[i];
+      with_head(call, w.class_index, w.head,
+                [&](const auto& head) { head.write(call, w.request, w.first, w.last); });
+    }
+    alignas(64) static thread_local float own_output[MAX_ROWS * MAX_HEAD];
+    Softmax own_state[MAX_ROWS];
+    for (size_t n; (n = size_t(next_item++)) < work.order.size();) {
+      const Item& item = work.items[work.order[n]];
+      const bool whole = item.partial < 0;
+      float* out = whole ? own_output : partial_outputs + item.partial * D;
+      Softmax* state = whole ? own_state : partial_states + item.partial;
+      with_head(call, item.class_index, item.head, [&](const auto& head) {
+        head.attend(call, item, out, state);
+        if (!whole) return;
+        float sums[MAX_ROWS];
+        const int rows =
+            (item.last - item.first) * call.layer->num_query_heads / call.layer->num_kv_heads;
+        for (int i = 0; i < rows; ++i) sums[i] = own_state[i].sum;
+        head.finish(call, item, out, sums);
+      });
+    }
+#pragma omp barrier
+#pragma omp for schedule(static)
+    for (size_t i = 0; i < work.groups.size(); ++i)
+      merge(call, work, work.groups[i], partial_outputs, partial_states);
+  }
+}

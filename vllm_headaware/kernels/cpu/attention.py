@@ -1,0 +1,173 @@
+"""Paged attention of all head classes of a layer in one call: K/V write, attention, merge.
+
+The reference of this operation is vllm_headaware.kernels.reference; how elements lie in a block is
+in formats.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vllm_headaware.kernels.cpu.library import (
+    FORMAT_CODES,
+    IO_CODES,
+    HaCall,
+    HaClass,
+    HaLayer,
+    HaRows,
+    HaStep,
+    find_kernel,
+)
+from vllm_headaware.kernels.cpu.support import GRANULE, why_not_native
+
+
+@dataclass(frozen=True)
+class ClassCache:
+    """The blocks of one head class of one layer.
+
+    Attributes:
+        cache: any dtype [num_blocks, num_kv_heads, block_tokens, ...]; the last two dimensions
+            dense, blocks and heads strided as they like.
+        kv_heads: indices of the class's heads among the layer's KV heads.
+        format: a name of FORMATS.
+        sink: tokens, a multiple of block_tokens; 0 where window is None.
+        window: tokens, or None for an unlimited class.
+    """
+
+    cache: torch.Tensor
+    kv_heads: Sequence[int]
+    format: str
+    sink: int = 0
+    window: int | None = None
+
+
+class ClassStep:
+    """The requests of a step as one head class sees them.
+
+    Args:
+        query_start: int32 [num_requests + 1], offsets into the step's tokens.
+        seq_lens: int32 [num_requests], tokens of each request, this step's queries included.
+        block_table: int32 [num_requests, width], rows strided; entries of hidden blocks are never
+            read.
+    """
+
+    def __init__(
+        self, query_start: torch.Tensor, seq_lens: torch.Tensor, block_table: torch.Tensor
+    ) -> None:
+        for tensor in (query_start, seq_lens, block_table):
+            if tensor.dtype != torch.int32 or tensor.stride(-1) != 1:
+                raise ValueError("query_start, seq_lens and block_table must be dense int32")
+        self.tensors = (query_start, seq_lens, block_table)  # kept alive as long as the struct
+        self.struct = HaStep(
+            query_start.data_ptr(),
+            seq_lens.data_ptr(),
+            block_table.data_ptr(),
+            block_table.stride(0),
+            seq_lens.shape[0],
+        )
+        self.pointer = ctypes.pointer(self.struct)
+
+
+class LayerAttention:
+    """The attention of one layer, ready to be called once per step.
+
+    Args:
+        num_query_heads, num_kv_heads, head_size: of the layer (of this rank).
+        scale: factor on the logits.
+        io_dtype: of query, key, value and output: float32, bfloat16 or float16.
+        classes: caches of the head classes, which share out all KV heads.
+        instruction_set: see library.find_kernel.
+
+    Raises:
+        ValueError: shapes or dtypes the kernel does not have.
+        RuntimeError: the machine lacks the instruction set asked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_query_heads: int,
+        num_kv_heads: int,
+        head_size: int,
+        scale: float,
+        io_dtype: torch.dtype,
+        classes: Sequence[ClassCache],
+        instruction_set: str | None = None,
+    ) -> None:
+        if io_dtype not in IO_CODES:
+            raise ValueError(f"dtype {io_dtype} is not one of {', '.join(map(str, IO_CODES))}")
+        if num_query_heads % num_kv_heads:
+            raise ValueError(f"{num_query_heads} query heads on {num_kv_heads} KV heads")
+        if reason := why_not_native(head_size, num_query_heads // num_kv_heads):
+            raise ValueError(f"the native kernels cannot serve this layer: {reason}")
+        if sorted(h for c in classes for h in c.kv_heads) != list(range(num_kv_heads)):
+            raise ValueError("the classes must share out all KV heads, each once")
+        kernel = find_kernel(instruction_set)
+        if kernel is None:
+            raise RuntimeError(f"this machine cannot run the {instruction_set} kernels")
+        self._kernel: Callable[[Any], None] = kernel
+        self._keep: list[Any] = [c.cache for c in classes]
+        structs = (HaClass * len(classes))(*(self._class_struct(c) for c in classes))
+        layer = HaLayer(
+            structs,
+            len(classes),
+            num_query_heads,
+            num_kv_heads,
+            head_size,
+            IO_CODES[io_dtype],
+            scale,
+        )
+        self._keep += [structs, layer]
+        self._steps = (ctypes.POINTER(HaStep) * len(classes))()
+        self._call = HaCall(ctypes.pointer(layer), self._steps)
+        self._call_address = ctypes.addressof(self._call)
+
+    def _class_struct(self, c: ClassCache) -> HaClass:
+        block_tokens, size = c.cache.shape[2], c.cache.element_size()
+        if block_tokens % GRANULE or c.sink % block_tokens:
+            raise ValueError(
+                f"block of {block_tokens} tokens and sink of {c.sink}: a block must be a multiple"
+                f" of {GRANULE} tokens, and the sink a multiple of the block"
+            )
+        heads = (ctypes.c_int32 * len(c.kv_heads))(*c.kv_heads)
+        self._keep.append(heads)
+        return HaClass(
+            c.cache.data_ptr(),
+            c.cache.stride(0) * size,
+            c.cache.stride(1) * size,
+            heads,
+            len(c.kv_heads),
+            block_tokens,
+            FORMAT_CODES[c.format],
+            c.sink,
+            c.window or 0,
+        )
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        output: torch.Tensor,
+        steps: Sequence[ClassStep],
+    ) -> None:
+        """Write K and V of the step's tokens into their blocks, attend, fill output.
+
+        Args:
+            query, output: [num_tokens, num_query_heads, head_size], tokens strided as they like.
+            key, value: [num_tokens, num_kv_heads, head_size], likewise.
+            steps: one per class, in order.
+        """
+        call = self._call
+        for index, step in enumerate(steps):
+            self._steps[index] = step.pointer
+        call.query = HaRows(query.data_ptr(), query.stride(0))
+        call.key = HaRows(key.data_ptr(), key.stride(0))
+        call.value = HaRows(value.data_ptr(), value.stride(0))
+        call.output = HaRows(output.data_ptr(), output.stride(0))
+        self._kernel(self._call_address)
