@@ -15,7 +15,14 @@ from setuptools.command.build_ext import build_ext
 SOURCES = Path("vllm_headaware/kernels/cpu")
 COMMON = [
     *("-O3", "-std=c++17", "-fPIC", "-fopenmp", "-ffp-contract=fast"),
-    *("-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra", "-Wno-maybe-uninitialized"),
+    *(
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-Wall",
+        "-Wextra",
+        "-Wno-maybe-uninitialized",
+        "-Wno-uninitialized",
+    ),
 ]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, *(f"-mavx512{x}" for x in ("f", "bw", "vl", "dq", "vnni"))]

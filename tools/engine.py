@@ -100,3 +100,15 @@ class SteppedEngine:
             use_tqdm=False,
         )
         return [o.outputs[0].text for o in outputs]
+
+    def prompt_logprobs(self, prompt: Sequence[int]) -> list[float]:
+        """Log probability of every token of a prompt but the first."""
+        from vllm.inputs import TokensPrompt
+
+        output = self.llm.generate(
+            TokensPrompt(prompt_token_ids=list(prompt)),
+            self._params(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False),
+            use_tqdm=False,
+        )[0]
+        found: Any = output.prompt_logprobs
+        return [at[token].logprob for at, token in zip(found[1:], prompt[1:], strict=True)]

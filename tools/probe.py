@@ -1,4 +1,4 @@
-"""Measure one engine: KV bytes really held, needle accuracy, decode speed.
+"""Measure one engine: KV bytes really held, needle accuracy, decode speed, time to first token.
 
     python tools/probe.py --model DIR --kv-policy headaware --task kv8k,needle,decode --json
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import statistics
 import time
@@ -21,13 +22,14 @@ from progress import elapsed_seconds, say
 
 TOTAL_TOKENS = 8192
 KV_NEW_TOKENS = 32
-DECODE_BATCH = 8
-DECODE_CONTEXT = 4096
 DECODE_STEPS = 40
 DECODE_WARM_UP_STEPS = 5
 NEEDLE_COUNT = 20
 NEEDLE_TOKENS = 2000
 NEEDLE_SEED = 2
+TEXT_STRETCHES = 6
+SHORT_CONTEXT = 512
+SHORT_STEPS = 200
 
 
 def kv8k(engine: SteppedEngine, args: argparse.Namespace) -> dict[str, Any]:
@@ -78,40 +80,83 @@ def needle(engine: SteppedEngine, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def perplexity(engine: SteppedEngine, args: argparse.Namespace) -> dict[str, Any]:
+    """Perplexity of held-out text, in stretches of --context tokens; the first half of a stretch
+    only gives context."""
+    from vllm_headaware.eval.text import held_out_text
+
+    tokens = engine.llm.get_tokenizer().encode(held_out_text())
+    size = min(args.context, TOTAL_TOKENS - 8)
+    stride = max((len(tokens) - size) // TEXT_STRETCHES, 1)
+    losses: list[float] = []
+    for start in range(0, TEXT_STRETCHES * stride, stride):
+        logprobs = engine.prompt_logprobs(tokens[start : start + size])
+        losses += [-value for value in logprobs[size // 2 :]]
+    return {
+        "perplexity": math.exp(statistics.fmean(losses)),
+        "tokens": len(losses),
+        "context": size,
+    }
+
+
 def decode(engine: SteppedEngine, args: argparse.Namespace) -> dict[str, Any]:
     """Decode speed of a full batch of distinct prompts, pure decode steps only."""
-    names = [f"decode{number}" for number in range(DECODE_BATCH)]
-    prompt_tokens = DECODE_CONTEXT - DECODE_STEPS // 2
+    return decode_speed(engine, args.batch, args.context, DECODE_STEPS)
+
+
+def short(engine: SteppedEngine, args: argparse.Namespace) -> dict[str, Any]:
+    """Decode speed of one request of 512 tokens: what the policy costs where it saves nothing."""
+    return decode_speed(engine, 1, SHORT_CONTEXT, SHORT_STEPS)
+
+
+def ttft(engine: SteppedEngine, args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds from adding one request of --context tokens to its first token."""
+    engine.add("ttft", random_prompt(engine, args.context - 8, seed=50), 2)
+    start = time.perf_counter()
+    while "ttft" not in engine.step():
+        pass
+    seconds = time.perf_counter() - start
+    engine.abort(["ttft"])
+    return {"seconds": seconds, "tokens": args.context - 8}
+
+
+def decode_speed(engine: SteppedEngine, batch: int, context: int, steps: int) -> dict[str, Any]:
+    """Median step of `batch` requests while their contexts grow through `context` tokens."""
+    names = [f"decode{number}" for number in range(batch)]
+    total_steps = DECODE_WARM_UP_STEPS + steps
+    prompt_tokens = min(context - steps // 2, TOTAL_TOKENS - total_steps - 8)
     for number, name in enumerate(names):
         prompt = random_prompt(engine, prompt_tokens, seed=100 + number)
         engine.add(name, prompt, TOTAL_TOKENS - prompt_tokens)
     start = time.monotonic()
     done: dict[str, int] = {}
-    while len(done) < DECODE_BATCH:
+    while len(done) < batch:
         done.update(engine.step())
     prefill_seconds = time.monotonic() - start
 
     seconds: list[float] = []
     held = engine.held_blocks
-    for _ in range(DECODE_WARM_UP_STEPS + DECODE_STEPS):
+    for _ in range(total_steps):
         before, start = done, time.perf_counter()
         done = engine.step()
         seconds.append(time.perf_counter() - start)
         if {name: count - before[name] for name, count in done.items()} != dict.fromkeys(names, 1):
-            raise RuntimeError(f"not a pure decode step of {DECODE_BATCH}: {before} then {done}")
+            raise RuntimeError(f"not a pure decode step of {batch}: {before} then {done}")
     engine.abort(names)
     seconds = seconds[DECODE_WARM_UP_STEPS:]
     median = statistics.median(seconds)
     return {
-        "tokens_per_second": DECODE_BATCH / median,
+        "tokens_per_second": batch / median,
         "median_step_seconds": median,
         "step_seconds": seconds,
-        "batch": DECODE_BATCH,
+        "batch": batch,
         "context_tokens": [prompt_tokens + count for count in done.values()],
         "blocks": held,
         "bytes": held * engine.block_bytes,
+        "block_bytes": engine.block_bytes,
+        "pool_blocks": engine.num_blocks,
         "prefill_seconds": prefill_seconds,
-        "prefill_tokens_per_second": DECODE_BATCH * prompt_tokens / prefill_seconds,
+        "prefill_tokens_per_second": batch * prompt_tokens / prefill_seconds,
     }
 
 
@@ -119,7 +164,11 @@ TASKS: dict[str, Callable[[SteppedEngine, argparse.Namespace], dict[str, Any]]] 
     "kv8k": kv8k,
     "needle": needle,
     "decode": decode,
+    "perplexity": perplexity,
+    "ttft": ttft,
+    "short": short,
 }
+DEFAULT_TASKS = ("kv8k", "needle", "decode")
 
 
 def random_prompt(engine: SteppedEngine, num_tokens: int, seed: int) -> list[int]:
@@ -146,9 +195,22 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="model folder")
     parser.add_argument("--kv-policy", help="none given: stock vLLM")
     parser.add_argument("--uninstalled", action="store_true", help="load no vLLM plugin")
-    parser.add_argument("--task", type=task_list, default=list(TASKS), metavar="NAME,NAME,...")
+    parser.add_argument(
+        "--task", type=task_list, default=list(DEFAULT_TASKS), metavar="NAME,NAME,..."
+    )
     parser.add_argument("--needle-count", type=int, default=NEEDLE_COUNT, metavar="PROMPTS")
     parser.add_argument("--needle-tokens", type=int, default=NEEDLE_TOKENS, metavar="TOKENS")
+    parser.add_argument(
+        "--context", type=int, default=4096, metavar="TOKENS", help="of ttft, decode"
+    )
+    parser.add_argument("--batch", type=int, default=8, metavar="REQUESTS", help="of decode")
+    parser.add_argument(
+        "--policy-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a further field of the policy, such as retrieval_dtype=int4",
+    )
     parser.add_argument("--enforce-eager", action="store_true", help="no torch.compile")
     parser.add_argument("--json", action="store_true", help="print one JSON object, and only that")
     args = parser.parse_args()
@@ -160,6 +222,9 @@ def main() -> None:
         args.kv_policy,
         plugins=not args.uninstalled,
         enforce_eager=args.enforce_eager,
+        **{
+            f"kv_{name}": value for name, _, value in (o.partition("=") for o in args.policy_option)
+        },
     )
     result: dict[str, Any] = {"policy": who, "startup_seconds": elapsed_seconds()}
     for task in args.task:

@@ -180,6 +180,7 @@ struct Queries {
   alignas(64) float rows[MAX_ROWS * MAX_HEAD];
   float sums[MAX_ROWS];
   Narrow<MAX_HEAD> narrow[FEW_ROWS];
+  int32_t narrow_sums[FEW_ROWS];
   alignas(64) mutable float unpacked[MAX_HEAD * GRANULE];
 };
 
@@ -200,7 +201,8 @@ struct Tiles {
     return std::max(FETCH_BYTES / tile_bytes, 1);
   }
 
-  // What is read ahead() tiles after tile `at` of a panel: K first, then V, then K of the next.
+  // What is read ahead() tiles after tile `at` of a panel: K first, then V, then K of the next. Its
+  // scales are asked for here, the rest by whoever gets the place.
   const uint8_t* after(int panel, int at, int count) const {
     at += ahead();
     if (at < count) return place(panel + at, false);
@@ -212,6 +214,10 @@ struct Tiles {
     const int token = visible.tile(std::min(index, end - 1)) * GRANULE;
     const int at = token % head.c.block_tokens;
     const Region<F> r = head.region(request, token);
+    if constexpr (F::quantised) {
+      __builtin_prefetch((values ? r.value_scale() : r.key_scale()) + at);
+      if (r.has_low()) __builtin_prefetch((values ? r.value_low() : r.key_low()) + at);
+    }
     return values ? r.values() + at * r.row_bytes() : r.key_tile(at / GRANULE);
   }
 };
@@ -258,12 +264,12 @@ struct Head {
           quad_dots<F, false>(
               q.narrow, rows, r.key_tile(tile), next, F::quad_bytes, D / 4, half,
               [&](int i, const int32_t* sums) {
-                const Narrow<MAX_HEAD>& row = q.narrow[i];
                 for (int j = 0; j < NV / 2; ++j) {
                   const int at = half * NV / 2 + j;
                   vi x = *reinterpret_cast<const vi_loose*>(sums + j * W);
-                  vf dot = __builtin_convertvector(x - F::key_offset * row.sum, vf) * row.step;
-                  store(scores + i * PANEL + at * W, dot * scale[at] + low[at] * q.sums[i]);
+                  vf dot = __builtin_convertvector(x - F::key_offset * q.narrow_sums[i], vf);
+                  store(scores + i * PANEL + at * W,
+                        dot * q.narrow[i].step * scale[at] + low[at] * q.sums[i]);
                 }
               });
         return;
@@ -392,7 +398,10 @@ struct Head {
       for (int k = 0; k < D; ++k) sum += row[k] *= layer.scale * LOG2E;
       q.sums[i] = sum;
       if constexpr (F::quantised)
-        if (rows <= FEW_ROWS) q.narrow[i].set(row, D);
+        if (rows <= FEW_ROWS) {
+          q.narrow[i].set(row, D);
+          q.narrow_sums[i] = q.narrow[i].sum(D);
+        }
       state[i] = {NEVER, 0};
     }
     std::memset(out, 0, sizeof(float) * rows * D);

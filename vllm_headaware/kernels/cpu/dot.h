@@ -16,7 +16,6 @@ constexpr float NARROW_MOST = 16383;
 template <int N>
 struct Narrow {
   float step;
-  int32_t sum;  // of the integers
 #if defined(__AVX512VNNI__)
   alignas(64) int8_t hi[N];
   alignas(64) int8_t lo[N];
@@ -32,19 +31,31 @@ struct Narrow {
     step = largest / NARROW_MOST;
     const float inverse = largest > 0 ? NARROW_MOST / largest : 0;
     const vf magic = splat(12582912.0f);  // adding and taking it away rounds to an integer
-    vi total = {};
     for (int i = 0; i < n; i += W) {
       vi q = __builtin_convertvector((load(from + i) * inverse + magic) - magic, vi);
-      total += q;
 #if defined(__AVX512VNNI__)
       _mm_storeu_si128((__m128i*)(hi + i), _mm512_cvtepi32_epi8((__m512i)(q >> 7)));
       _mm_storeu_si128((__m128i*)(lo + i), _mm512_cvtepi32_epi8((__m512i)(q & 127)));
+#elif defined(__AVX2__)
+      const __m256i y = (__m256i)q;
+      _mm_store_si128((__m128i*)(x + i),
+                      _mm_packs_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1)));
 #else
       for (int k = 0; k < W; ++k) x[i + k] = int16_t(q[k]);
 #endif
     }
-    sum = 0;
-    for (int k = 0; k < W; ++k) sum += total[k];
+  }
+
+  int32_t sum(int n) const {
+    int32_t total = 0;
+    for (int i = 0; i < n; ++i) {
+#if defined(__AVX512VNNI__)
+      total += 128 * hi[i] + lo[i];
+#else
+      total += x[i];
+#endif
+    }
+    return total;
   }
 };
 

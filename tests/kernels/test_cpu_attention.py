@@ -1,0 +1,257 @@
+"""The native CPU kernels against the float64 reference of the visibility rule.
+
+Everything around the real data is poison: blocks start as NaN bytes, outputs as NaN, rows are
+strided through NaN. Quantised formats are checked twice: attention against exactly what the blocks
+hold, and what the blocks hold against what was written.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.kernels.blocks import read_block
+from vllm_headaware.kernels.cpu.attention import ClassCache, ClassStep, LayerAttention
+from vllm_headaware.kernels.cpu.library import INSTRUCTION_SETS, find_kernel
+from vllm_headaware.kernels.formats import FORMATS
+from vllm_headaware.kernels.reference import UNLIMITED, HeadRule, attention, stored
+
+NUM_KV_HEADS = 3
+OWNERS = ((1,), (0, 2))
+"""KV heads of the unlimited class, and of the one with a window."""
+LENGTHS = (5, 1, 70, 333, 700, 1500)
+CHUNKS = (40, 3, 70, 64, 129, 1000)
+BOUND = {"float32": 5e-6, "bfloat16": 5e-6, "float16": 5e-6, "int8": 1e-3, "int4": 2e-3}
+"""Largest error on rows of unit variance, given what is stored: 15-bit queries and weights cost the
+quantised formats the difference."""
+
+
+def available() -> list[str]:
+    return [name for name in INSTRUCTION_SETS if find_kernel(name)]
+
+
+class Batch:
+    """Requests with random rows, served chunk by chunk through the kernels."""
+
+    def __init__(
+        self,
+        kv_format: str,
+        *,
+        head_size: int = 64,
+        group: int = 3,
+        block: int = 64,
+        rule: HeadRule | None = None,
+        io: torch.dtype = torch.float32,
+        lengths: tuple[int, ...] = LENGTHS,
+        instruction_set: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.format, self.head_size, self.group, self.block = kv_format, head_size, group, block
+        self.io, self.lengths = io, lengths
+        self.rule = rule or HeadRule(sink=block, window=100, block=block)
+        rng = torch.Generator().manual_seed(seed)
+
+        def rows(heads: int) -> list[torch.Tensor]:
+            shapes = [(n, heads, head_size) for n in lengths]
+            return [torch.randn(s, generator=rng).to(io).float() for s in shapes]
+
+        self.q, self.k, self.v = rows(NUM_KV_HEADS * group), rows(NUM_KV_HEADS), rows(NUM_KV_HEADS)
+        width = max(lengths) // block + 2
+        needed = len(lengths) * width
+        order = torch.randperm(2 * needed, generator=rng).to(torch.int32)
+        self.tables = [part.view(len(lengths), width) for part in order.split(needed)]
+        self.caches = []
+        for own in OWNERS:
+            share = len(own) * block * FORMATS[kv_format].token_bytes(head_size)
+            raw = torch.full((2 * needed, share + 64), -1, dtype=torch.int8)
+            self.caches.append(raw[:, :share].unflatten(1, (len(own), block, -1)))
+        rule = self.rule
+        self.layer = LayerAttention(
+            num_query_heads=NUM_KV_HEADS * group,
+            num_kv_heads=NUM_KV_HEADS,
+            head_size=head_size,
+            scale=head_size**-0.5,
+            io_dtype=io,
+            classes=[
+                ClassCache(self.caches[0], OWNERS[0], kv_format),
+                ClassCache(self.caches[1], OWNERS[1], kv_format, rule.sink, rule.window),
+            ],
+            instruction_set=instruction_set,
+        )
+
+    def serve(self, chunks: tuple[int, ...] = CHUNKS) -> list[torch.Tensor]:
+        """All outputs, float32 [tokens, query heads, head_size] per request."""
+        done = [0] * len(self.lengths)
+        outputs = [torch.empty_like(q) for q in self.q]
+        while any(at < n for at, n in zip(done, self.lengths, strict=True)):
+            # The last five tokens of a request come one by one, as in decoding.
+            take = [
+                min(chunk, n - 5 - at) if n - at > 5 else min(1, n - at)
+                for chunk, n, at in zip(chunks, self.lengths, done, strict=True)
+            ]
+            new = [slice(at, at + t) for at, t in zip(done, take, strict=True)]
+            starts = torch.tensor([0, *take]).cumsum(0).to(torch.int32)
+            seq_lens = torch.tensor([s.stop for s in new], dtype=torch.int32)
+            q, k, v = (
+                _strided(
+                    torch.cat([rows[s] for rows, s in zip(part, new, strict=True)]).to(self.io)
+                )
+                for part in (self.q, self.k, self.v)
+            )
+            out = _strided(torch.full_like(q, float("nan")))
+            self.layer(q, k, v, out, [ClassStep(starts, seq_lens, t) for t in self.tables])
+            for index, s in enumerate(new):
+                outputs[index][s] = out[starts[index] : starts[index + 1]].float()
+                done[index] = s.stop
+        return outputs
+
+    def stored_rows(self, request: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V of a request as the blocks hold them, [tokens, KV heads, head_size]."""
+        k, v = torch.empty_like(self.k[request]), torch.empty_like(self.v[request])
+        for own, cache, table in zip(OWNERS, self.caches, self.tables, strict=True):
+            for index, head in enumerate(own):
+                for at in range(0, self.lengths[request], self.block):
+                    share = cache[table[request, at // self.block], index].reshape(-1)
+                    read = read_block(share, self.format, self.block, self.head_size)
+                    n = min(self.block, self.lengths[request] - at)
+                    k[at : at + n, head], v[at : at + n, head] = read[0][:n], read[1][:n]
+        return k, v
+
+    def expected(self, request: int) -> torch.Tensor:
+        """The float64 reference on what the blocks hold."""
+        k, v = (rows.double() for rows in self.stored_rows(request))
+        q = self.q[request].double()
+        if self.format == "int4":  # K and V are stored rotated
+            turn = _rotation(self.head_size)
+            q = q @ turn
+        rules = [self.rule, UNLIMITED, self.rule]
+        out = attention(q, k, v, rules, self.head_size**-0.5)
+        return out @ turn if self.format == "int4" else out
+
+
+def _strided(rows: torch.Tensor) -> torch.Tensor:
+    """The same rows, tokens far apart with NaN between them."""
+    tokens, heads, size = rows.shape
+    wide = torch.full((tokens, heads * size + 17), float("nan"), dtype=rows.dtype)
+    view = wide[:, : heads * size].unflatten(1, (heads, size))
+    view.copy_(rows)
+    return view
+
+
+def _rotation(size: int) -> torch.Tensor:
+    """The Hadamard matrix of size & -size, repeated along the diagonal: Sylvester's doubling."""
+    run = size & -size
+    bits = torch.arange(run)
+    parity = torch.tensor([[bin(int(a & b)).count("1") % 2 for b in bits] for a in bits])
+    block = (1 - 2 * parity).double() / run**0.5
+    return torch.block_diag(*[block] * (size // run))
+
+
+def largest_error(batch: Batch, outputs: list[torch.Tensor]) -> float:
+    errors = [(batch.expected(i) - out).abs().max().item() for i, out in enumerate(outputs)]
+    assert all(error == error for error in errors), "NaN reached an output"
+    return max(errors)
+
+
+@pytest.mark.parametrize("kv_format", FORMATS)
+@pytest.mark.parametrize("instruction_set", available())
+def test_output_is_the_reference(kv_format: str, instruction_set: str) -> None:
+    batch = Batch(kv_format, instruction_set=instruction_set)
+    assert largest_error(batch, batch.serve()) < BOUND[kv_format]
+
+
+@pytest.mark.parametrize(("head_size", "group"), [(32, 1), (96, 8), (128, 4), (256, 2), (64, 64)])
+@pytest.mark.parametrize("kv_format", ["float32", "int8", "int4"])
+def test_other_shapes(kv_format: str, head_size: int, group: int) -> None:
+    batch = Batch(kv_format, head_size=head_size, group=group, lengths=(3, 150), seed=head_size)
+    assert largest_error(batch, batch.serve((2, 77))) < BOUND[kv_format]
+
+
+@pytest.mark.parametrize(
+    ("block", "rule"),
+    [
+        (32, HeadRule(0, 1, 32)),
+        (32, HeadRule(32, 33, 32)),
+        (96, HeadRule(192, 500, 96)),
+        (160, HeadRule(160, 31, 160)),
+    ],
+)
+def test_other_windows(block: int, rule: HeadRule) -> None:
+    batch = Batch("float32", block=block, rule=rule)
+    assert largest_error(batch, batch.serve()) < BOUND["float32"]
+
+
+@pytest.mark.parametrize(("io", "bound"), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
+@pytest.mark.parametrize("kv_format", ["bfloat16", "float16", "int8", "int4"])
+def test_half_precision_rows(kv_format: str, io: torch.dtype, bound: float) -> None:
+    batch = Batch(kv_format, io=io, lengths=(5, 600))
+    assert largest_error(batch, batch.serve((5, 300))) < bound
+
+
+@pytest.mark.parametrize("kv_format", ["int8", "int4"])
+def test_rows_are_stored_to_the_nearest_step(kv_format: str) -> None:
+    batch = Batch(kv_format, lengths=(64,))
+    batch.k[0][7] *= 1000
+    batch.v[0][9] = 0
+    batch.serve((64,))
+    turn = _rotation(64).float() if kv_format == "int4" else torch.eye(64)
+    for own, cache, table in zip(OWNERS, batch.caches, batch.tables, strict=True):
+        for index, head in enumerate(own):
+            share = cache[table[0, 0], index].reshape(-1)
+            k, v, k_scale, v_scale = read_block(share, kv_format, 64, 64)
+            for rows, read, scale in ((batch.k, k, k_scale), (batch.v, v, v_scale)):
+                error = (rows[0][:, head] @ turn - read).abs().amax(1)
+                # Half a step, and what bfloat16 takes from the scale at the ends of the range.
+                assert (error <= 0.5 * scale + 128 * scale * 2**-8 + 1e-6).all()
+    assert (batch.stored_rows(0)[1][9] == 0).all()
+
+
+@pytest.mark.parametrize("kv_format", FORMATS)
+def test_the_reference_of_a_format_is_what_comes_back(kv_format: str) -> None:
+    batch = Batch(kv_format, lengths=(200,))
+    batch.serve((200,))
+    k, v = batch.stored_rows(0)
+    turn = _rotation(64).float() if kv_format == "int4" else torch.eye(64)
+    for rows, read in ((batch.k[0], k), (batch.v[0], v)):
+        near = torch.isclose(stored(rows, kv_format), read @ turn, atol=1e-5, rtol=1e-5)
+        # A number half way between two steps may go either way.
+        assert near.float().mean() > 0.98
+
+
+@pytest.mark.parametrize("kv_format", ["float32", "int8"])
+def test_a_request_is_computed_the_same_in_any_batch_and_on_any_number_of_threads(
+    kv_format: str,
+) -> None:
+    threads = torch.get_num_threads()
+    together = Batch(kv_format).serve()
+    try:
+        torch.set_num_threads(1)
+        assert all(map(torch.equal, Batch(kv_format).serve(), together))
+    finally:
+        torch.set_num_threads(threads)
+    alone = Batch(kv_format)
+    alone.lengths = (1, 1, 1, 1, 1, LENGTHS[-1])  # the others hardly start
+    out = alone.serve()
+    assert torch.equal(out[-1], together[-1])
+
+
+def test_bad_arguments_are_refused() -> None:
+    cache = torch.zeros(4, NUM_KV_HEADS, 64, 2 * 64 * 4, dtype=torch.int8)
+    common: dict[str, Any] = {
+        "num_query_heads": 3,
+        "num_kv_heads": 3,
+        "scale": 1.0,
+        "io_dtype": torch.float32,
+    }
+    good = ClassCache(cache, (0, 1, 2), "float32")
+    with pytest.raises(ValueError, match="multiples of 32"):
+        LayerAttention(head_size=40, classes=[good], **common)
+    with pytest.raises(ValueError, match="each once"):
+        LayerAttention(head_size=64, classes=[ClassCache(cache, (0, 1), "float32")], **common)
+    wrong = ClassCache(cache, (0, 1, 2), "float32", sink=20, window=10)
+    with pytest.raises(ValueError, match="multiple of the block"):
+        LayerAttention(head_size=64, classes=[wrong], **common)
+    with pytest.raises(ValueError, match="int32"):
+        ClassStep(torch.zeros(2), torch.zeros(1), torch.zeros(1, 1))
