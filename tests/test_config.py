@@ -75,6 +75,8 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         {"window": True},
         {"window": 300, "induction_window": 200},
         {"head_profile": ""},
+        {"retrieval_dtype": "int3"},
+        {"local_dtype": None},
     ],
     ids=str,
 )

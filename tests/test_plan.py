@@ -139,3 +139,15 @@ def test_what_cannot_be_dealt_is_refused() -> None:
         plan_for(ModelGeometry(1, 4, 4, 64, "float32", 512), tp=4)
     with pytest.raises(HeadAwareError, match="needs a head profile"):
         make_plan(KVPolicyConfig("headaware"), DEMO, None)
+
+
+def test_quantised_bytes_by_hand() -> None:
+    dtypes = {"retrieval_dtype": "int4", "induction_dtype": "int8", "local_dtype": "float16"}
+    plan = plan_for(DEMO, **dtypes)
+    assert [c.policy.dtype for c in plan.classes] == ["int4", "int8", "float16"]
+    # 64 elements of K and of V, and bfloat16 scales: int8 two, int4 two and two lowest values.
+    assert [plan.token_bytes(i) for i in range(3)] == [64 + 8, 128 + 4, 256]
+    used = [c.num_heads * c.block_tokens * plan.token_bytes(i) for i, c in enumerate(plan.classes)]
+    assert plan.block_bytes == max(used)
+    assert Plan.from_dict(plan.to_dict()) == plan
+    assert plan.request_bytes(8192) < plan_for(DEMO).request_bytes(8192) / 5

@@ -46,8 +46,9 @@ def make_family_model(folder: Path, like: Path, options: dict[str, Any]) -> Path
     )
     shape = {key: sizes[key] for key in keys}
     # Phi-3 and Qwen2 derive the head size from the hidden size.
+    shape = {**shape, **options}
     shape["hidden_size"] = shape["head_dim"] * shape["num_attention_heads"]
-    config = AutoConfig.for_model(**options, **shape, tie_word_embeddings=False)
+    config = AutoConfig.for_model(**shape, tie_word_embeddings=False)
     torch.manual_seed(5)
     model = AutoModelForCausalLM.from_config(config).float()
     with torch.no_grad():

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.engine.conftest import POLICY
 from tests.engine.scenario import run_scenario
 from tests.reference.hf import HFReference
-from vllm_headaware.kernels.reference import UNLIMITED, HeadRule
+from vllm_headaware.kernels.reference import HeadRule
 from vllm_headaware.plan import Plan
 
 pytestmark = pytest.mark.engine
@@ -23,9 +24,7 @@ pytestmark = pytest.mark.engine
 def rules_of(plan: Plan) -> list[list[HeadRule]]:
     """The plan's rule for every [layer][KV head]."""
     by_class = [
-        UNLIMITED
-        if c.policy.window is None
-        else HeadRule(c.policy.sink, c.policy.window, c.block_tokens)
+        HeadRule(c.policy.sink, c.policy.window, c.block_tokens, c.policy.dtype)
         for c in plan.classes
     ]
     return [[by_class[index] for index in row] for row in plan.assignment]
@@ -58,6 +57,36 @@ def test_3_output_is_the_reference_of_the_rule(
         expected = reference.greedy(prompt, 12)
         assert together["tokens"][f"0/{index}"] == expected, f"prompt of {len(prompt)} tokens"
     assert together["tokens"] != stock["tokens"], "the rule should matter on this model"
+
+
+@pytest.mark.parametrize("dtypes", [("int8", "int8", "int8"), ("int4", "int8", "float16")])
+def test_3_quantised_output_is_the_reference_of_the_formats(
+    model: Path, prompts: list[list[int]], together: Any, dtypes: tuple[str, ...]
+) -> None:
+    names = ("kv_retrieval_dtype", "kv_induction_dtype", "kv_local_dtype")
+    engine = {
+        **POLICY,
+        **dict(zip(names, dtypes, strict=True)),
+        "max_num_batched_tokens": 100,
+        "max_num_seqs": 17,
+    }
+    report = run_scenario(model, rounds=[prompts, prompts[-2:]], engine=engine)
+    assert report["faults"] == []
+    assert report["held_at_end"] == 0
+    plan = Plan.from_dict(report["plan"])
+    assert tuple(c.policy.dtype for c in plan.classes) == dtypes
+    assert report["block_bytes"] == plan.block_bytes < together["block_bytes"]
+    # A number half way between two steps may be rounded either way, so tokens need not be equal:
+    # every token must be one the reference finds as likely as its own first choice.
+    reference = HFReference(model, rules_of(plan))
+    for index, prompt in enumerate(prompts):
+        tokens = report["tokens"][f"0/{index}"]
+        logprobs = reference.logprobs([*prompt, *tokens])[len(prompt) - 1 : -1]
+        chosen = logprobs.gather(1, torch.tensor(tokens)[:, None])[:, 0]
+        assert (logprobs.amax(1) - chosen).max() < 0.02, f"prompt of {len(prompt)} tokens"
+    for index, again in enumerate((len(prompts) - 2, len(prompts) - 1)):
+        assert report["cached"][f"1/{index}"] > 0
+        assert report["tokens"][f"1/{index}"] == report["tokens"][f"0/{again}"]
 
 
 def test_4_and_5_blocks_are_the_plan_at_every_step(together: Any) -> None:

@@ -103,4 +103,26 @@ def _device() -> Finding:
     )
 
 
-CHECKS: tuple[Callable[[], Finding], ...] = (_versions, _entry_points, _allow_list, _device)
+def _kernels() -> Finding:
+    from vllm_headaware.kernels.cpu.library import INSTRUCTION_SETS, find_kernel
+
+    found = [name for name in INSTRUCTION_SETS if find_kernel(name)]
+    if found:
+        return Finding(
+            "CPU kernels", True, f"{found[0]} (built and able to run: {', '.join(found)})"
+        )
+    return Finding(
+        "CPU kernels",
+        False,
+        "not built: head classes use vLLM's own op, int8 and int4 are not available; install g++"
+        " and install vllm-headaware again",
+    )
+
+
+CHECKS: tuple[Callable[[], Finding], ...] = (
+    _versions,
+    _entry_points,
+    _allow_list,
+    _device,
+    _kernels,
+)

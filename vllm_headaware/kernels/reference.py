@@ -20,6 +20,8 @@ class HeadRule:
         sink: tokens at the start of the request that stay visible, >= 0.
         window: latest tokens that are visible, the query's own included, >= 1; None for all.
         block: tokens per cache block that both are rounded outward to, >= 1.
+        kv_format: how keys and values are stored, a name of formats.FORMATS; float32 takes them as
+            they come.
 
     Raises:
         ValueError: a number out of its range.
@@ -28,6 +30,7 @@ class HeadRule:
     sink: int = 0
     window: int | None = None
     block: int = 1
+    kv_format: str = "float32"
 
     def __post_init__(self) -> None:
         if self.sink < 0:
@@ -103,10 +106,13 @@ def attention(
     out = torch.empty(num_queries, num_query_heads, v.shape[2], dtype=q.dtype)
     for head, rule in enumerate(rules):
         mine = slice(head * group, (head + 1) * group)
-        logits = torch.einsum("qhd,kd->hqk", q[:, mine].double(), k[:, head].double()) * scale
+        keys, values = k[:, head], v[:, head]
+        if rule.kv_format != "float32":
+            keys, values = (stored(rows.float(), rule.kv_format) for rows in (keys, values))
+        logits = torch.einsum("qhd,kd->hqk", q[:, mine].double(), keys.double()) * scale
         logits.masked_fill_(~visible(query_pos, key_pos, rule), float("-inf"))
         weights = logits.softmax(-1)
-        out[:, mine] = torch.einsum("hqk,kd->qhd", weights, v[:, head].double()).to(q.dtype)
+        out[:, mine] = torch.einsum("hqk,kd->qhd", weights, values.double()).to(q.dtype)
     return out
 
 
