@@ -76,7 +76,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         {"window": 300, "induction_window": 200},
         {"head_profile": ""},
         {"retrieval_dtype": "int3"},
-        {"local_dtype": None},
+        {"local_dtype": 8},
     ],
     ids=str,
 )
