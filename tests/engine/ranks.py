@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-MARK = "RANKS "
+from tests.engine.child import report, run_child
 
 
 def generate_on_ranks(model: Path, prompts: list[list[int]], engine: dict[str, Any]) -> Any:
-    """Greedy tokens of every prompt, and the plan.
-
-    Raises:
-        AssertionError: the process failed; its last output is in the message.
-    """
+    """Greedy tokens of every prompt, and the plan; see run_child."""
     ranks = engine["tensor_parallel_size"]
     cores = sorted(os.sched_getaffinity(0))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.ranks", json.dumps([str(model), prompts, engine])],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "VLLM_CPU_OMP_THREADS_BIND": "|".join(str(c) for c in cores[:ranks]),
-            "VLLM_LOGGING_LEVEL": "WARNING",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    reports = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    assert reports, f"ranks failed ({done.returncode})\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
-    return json.loads(reports[-1].removeprefix(MARK))
+    binding = "|".join(str(core) for core in cores[:ranks])
+    environment = {"VLLM_CPU_OMP_THREADS_BIND": binding}
+    return run_child("tests.engine.ranks", [str(model), prompts, engine], environment)
 
 
 def main() -> None:
@@ -54,11 +35,12 @@ def main() -> None:
         use_tqdm=False,
     )
     plan = get_plan(llm.llm_engine.vllm_config)
-    report = {
-        "tokens": [list(output.outputs[0].token_ids) for output in outputs],
-        "plan": plan.to_dict() if plan else None,
-    }
-    print(MARK + json.dumps(report), flush=True)
+    report(
+        {
+            "tokens": [list(output.outputs[0].token_ids) for output in outputs],
+            "plan": plan.to_dict() if plan else None,
+        }
+    )
 
 
 if __name__ == "__main__":

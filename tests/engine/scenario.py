@@ -8,41 +8,16 @@ cache.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-MARK = "SCENARIO "
+from tests.engine.child import ROOT, report, run_child
 
 
 def run_scenario(model: Path, environment: dict[str, str] | None = None, **options: Any) -> Any:
-    """Run a scenario in a process of its own and return its report.
-
-    Raises:
-        AssertionError: the process failed; its last output is in the message.
-    """
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tests.engine.scenario",
-            json.dumps({"model": str(model), **options}),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "VLLM_LOGGING_LEVEL": "WARNING", **(environment or {})},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    reports = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    assert reports, (
-        f"scenario failed ({done.returncode})\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
-    )
-    return json.loads(reports[-1].removeprefix(MARK))
+    """Run a scenario in a process of its own and return its report; see run_child."""
+    return run_child("tests.engine.scenario", {"model": str(model), **options}, environment)
 
 
 class StepWatcher:
@@ -136,7 +111,7 @@ def main() -> None:
             if watcher:
                 watcher.check()
     config = scheduler.kv_cache_config
-    report = {
+    values = {
         "tokens": tokens,
         "cached": cached,
         "preemptions": preemptions,
@@ -151,7 +126,7 @@ def main() -> None:
         "max_running": watcher.max_running if watcher else 0,
         "faults": watcher.faults[:5] if watcher else [],
     }
-    print(MARK + json.dumps(report), flush=True)
+    report(values)
 
 
 if __name__ == "__main__":
