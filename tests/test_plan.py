@@ -142,7 +142,11 @@ def test_what_cannot_be_dealt_is_refused() -> None:
 
 
 def test_quantised_bytes_by_hand() -> None:
-    dtypes = {"retrieval_dtype": "int4", "induction_dtype": "int8", "local_dtype": "float16"}
+    dtypes: dict[str, Any] = {
+        "retrieval_dtype": "int4",
+        "induction_dtype": "int8",
+        "local_dtype": "float16",
+    }
     plan = plan_for(DEMO, **dtypes)
     assert [c.policy.dtype for c in plan.classes] == ["int4", "int8", "float16"]
     # 64 elements of K and of V, and bfloat16 scales: int8 two, int4 two and two lowest values.

@@ -61,10 +61,14 @@ inline float hsum(vf x) {
 // 2^x for x <= 0; 0 below -126. Relative error about 1e-7 (Taylor polynomial of degree 6 on
 // [-0.5, 0.5]).
 inline vf exp2_nonpositive(vf x) {
+#if defined(__AVX512F__)
+  vf whole = (vf)_mm512_roundscale_ps((__m512)x, 0);
+#else
   const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  vf clamped = vmax(x, splat(-126.0f));
-  vf whole = (clamped + magic) - magic;
-  vf f = clamped - whole;
+  vf seen = x < splat(-126.0f) ? splat(-126.0f) : x;
+  vf whole = (seen + magic) - magic;
+#endif
+  vf f = x - whole;
   vf p = splat(1.5403530e-4f);
   p = p * f + 1.3333558e-3f;
   p = p * f + 9.6181291e-3f;
@@ -72,9 +76,14 @@ inline vf exp2_nonpositive(vf x) {
   p = p * f + 2.4022651e-1f;
   p = p * f + 6.9314718e-1f;
   p = p * f + 1.0f;
+#if defined(__AVX512F__)
+  return (vf)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, (__m512)splat(-126.0f), _CMP_GE_OQ),
+                                    (__m512)p, (__m512)whole);
+#else
   vi power = (__builtin_convertvector(whole, vi) + 127) << 23;
   vf y = p * (vf)power;
   return x < splat(-126.0f) ? vf{} : y;
+#endif
 }
 
 inline float float_of_bits(uint32_t bits) {
