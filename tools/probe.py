@@ -124,7 +124,8 @@ def decode_speed(engine: SteppedEngine, batch: int, context: int, steps: int) ->
     """Median step of `batch` requests while their contexts grow through `context` tokens."""
     names = [f"decode{number}" for number in range(batch)]
     total_steps = DECODE_WARM_UP_STEPS + steps
-    prompt_tokens = min(context - steps // 2, TOTAL_TOKENS - total_steps - 8)
+    # While later prompts are prefilled, earlier requests go on decoding: a few tokens for each.
+    prompt_tokens = min(context - steps // 2, TOTAL_TOKENS - total_steps - 4 * batch - 8)
     for number, name in enumerate(names):
         prompt = random_prompt(engine, prompt_tokens, seed=100 + number)
         engine.add(name, prompt, TOTAL_TOKENS - prompt_tokens)

@@ -46,7 +46,7 @@ def probe(model: str, policy: str | None) -> dict[str, Any]:
     command = [sys.executable, str(Path(__file__).with_name("probe.py")), "--model", model]
     command += ["--kv-policy", policy] if policy else []
     done = subprocess.run(
-        [*command, "--enforce-eager", "--json"],
+        [*command, "--json"],
         stdout=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
         check=False,
