@@ -58,8 +58,8 @@ def markdown(scenario: Scenario, summaries: dict[str, dict[str, float]], setting
         lines.append("| " + " | ".join([title, *cells]) + " |")
     lines += [
         "",
-        f"SLO: {scenario.goodput_share:.0%} of the requests with TTFT <= {scenario.ttft_ms:g} ms and"
-        f" TPOT <= {scenario.tpot_ms:g} ms. "
+        f"SLO: {scenario.goodput_share:.0%} of the requests with TTFT <= {scenario.ttft_ms:g} ms"
+        f" and TPOT <= {scenario.tpot_ms:g} ms. "
         + "; ".join(
             f"{name}: {'met' if summaries[name]['slo_met'] else 'MISSED'}" for name in names
         )
@@ -85,7 +85,7 @@ def page(text: str, raw: dict[str, dict[str, Any]], scenario: Scenario) -> str:
     )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(scenario.name)}'
-        "</title><style>body{font:15px/1.5 system-ui;max-width:60rem;margin:1rem auto;padding:0 1rem}"
+        "</title><style>body{font:15px/1.5 system-ui;max-width:60rem;margin:1rem auto}"
         "td,th{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ccc}"
         "td:first-child{text-align:left}svg{width:100%;height:15rem;border:1px solid #ccc}"
         "</style>" + _html_of(text) + plots + "</html>\n"
@@ -111,10 +111,12 @@ def _plot(title: str, curves: dict[str, list[tuple[float, float]]]) -> str:
             f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"'
             f' stroke-dasharray="{dash}" vector-effect="non-scaling-stroke"/>'
         )
-        legend += f' <span style="color:{colour}">{"━" if dash == "none" else "┅"}</span> {html.escape(name)}'
+        mark = "━" if dash == "none" else "┅"
+        legend += f' <span style="color:{colour}">{mark}</span> {html.escape(name)}'
     return (
-        f"<h2>{html.escape(title)}</h2><p>up to {top:,.4g}; to the right up to {right:,.4g};{legend}"
-        f'</p><svg viewBox="0 0 600 100" preserveAspectRatio="none" role="img"'
+        f"<h2>{html.escape(title)}</h2><p>up to {top:,.4g}; to the right up to"
+        f" {right:,.4g};{legend}</p>"
+        f'<svg viewBox="0 0 600 100" preserveAspectRatio="none" role="img"'
         f' aria-label="{html.escape(title)}">{lines}</svg>'
     )
 

@@ -134,7 +134,7 @@ def _look(panel: Panel) -> tuple[str, dict[str, Any], dict[str, Any], list[dict[
     """Grafana's panel type, options, custom field options and transformations."""
     last = {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}}
     if panel.kind == "timeseries":
-        custom = {"fillOpacity": 30 if panel.stacked else 8, "lineWidth": 1}
+        custom: dict[str, Any] = {"fillOpacity": 30 if panel.stacked else 8, "lineWidth": 1}
         if panel.stacked:
             custom["stacking"] = {"mode": "normal", "group": "A"}
         tooltip = {"mode": "multi", "sort": "desc"}
@@ -155,8 +155,8 @@ def _look(panel: Panel) -> tuple[str, dict[str, Any], dict[str, Any], list[dict[
                 "emptyValue": "null",
             },
         }
-        custom = {"cellOptions": {"type": "color-background", "mode": "basic"}}
-        return "table", {"showHeader": True}, custom, [to_matrix]
+        cells = {"cellOptions": {"type": "color-background", "mode": "basic"}}
+        return "table", {"showHeader": True}, cells, [to_matrix]
     if panel.kind == "table":
         tidy = {"id": "organize", "options": {"excludeByName": {"Time": True, "Value": True}}}
         return "table", {"showHeader": True}, {}, [tidy]

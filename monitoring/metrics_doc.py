@@ -12,10 +12,11 @@ Generated from `vllm_headaware/families.py` by `make dashboards`; do not edit.
 On vLLM's own `/metrics`, beside its `vllm:` families. Every family has the labels
 {" and ".join(f"`{label}`" for label in COMMON)}; the table names the others.
 
-Bytes are blocks really held times bytes per block, over all tensor-parallel ranks, padding included.
-Heads sum up to layers and to classes; classes, with `pending`, sum up to `kv_used_bytes`. `kv_head`
-is the head's index in the whole model, whatever rank computes it. Gauges are counted at most twice a
-second while an engine works and at once when it falls idle; `census_timestamp_seconds` says when.
+Bytes are blocks really held times bytes per block, over all tensor-parallel ranks, padding
+included. Heads sum up to layers and to classes; classes, with `pending`, sum up to `kv_used_bytes`.
+`kv_head` is the head's index in the whole model, whatever rank computes it. Gauges are counted at
+most twice a second while an engine works and at once when it falls idle;
+`census_timestamp_seconds` says when.
 Blocks and tokens of a single head are those of its class, which its `head_class` label names.
 
 | metric | type | labels | meaning |
@@ -36,9 +37,9 @@ histograms carry differences and are added up over front ends, so each event cou
 ## Cardinality
 
 Per-head families are exported while layers x KV heads x engines of a server stay within
-{MAX_HEAD_SERIES:,}: 30 x 3 for SmolLM2-135M, 32 x 8 = 256 for an 8B model, 80 x 8 = 640 for a 70B. Above
-that they are left out as a whole, `head_series_dropped` says how many series that is, and layers,
-classes and the live page remain. To drop them earlier, in Prometheus:
+{MAX_HEAD_SERIES:,}: 30 x 3 = 90 for SmolLM2-135M, 32 x 8 = 256 for an 8B model, 80 x 8 = 640 for a
+70B. Above that they are left out as a whole, `head_series_dropped` says how many series
+that is, and layers, classes and the live page remain. To drop them earlier, in Prometheus:
 
     metric_relabel_configs:
       - source_labels: [__name__]

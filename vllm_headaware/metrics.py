@@ -123,11 +123,14 @@ def _make(family: Family, registry: CollectorRegistry) -> Any:
     """A metric family, made once per registry: several engines may live in one process."""
     key = (id(registry), family.name)
     if key not in _made:
-        kind, extra = {
-            "gauge": (Gauge, {"multiprocess_mode": "mostrecent"}),
-            "counter": (Counter, {}),
-            "histogram": (Histogram, {"buckets": family.buckets}),
-        }[family.kind]
         labels = (*COMMON, *family.labels)
-        _made[key] = kind(PREFIX + family.name, family.text, labels, registry=registry, **extra)
+        name, text = PREFIX + family.name, family.text
+        if family.kind == "gauge":
+            _made[key] = Gauge(
+                name, text, labels, registry=registry, multiprocess_mode="mostrecent"
+            )
+        elif family.kind == "counter":
+            _made[key] = Counter(name, text, labels, registry=registry)
+        else:
+            _made[key] = Histogram(name, text, labels, registry=registry, buckets=family.buckets)
     return _made[key]

@@ -1,4 +1,4 @@
-"""What is generated is up to date, and the dashboards keep the rules a Grafana cannot check here."""
+"""Generated files are up to date, and the dashboards keep what a lint can ask without Grafana."""
 
 import copy
 import json

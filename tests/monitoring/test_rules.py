@@ -1,4 +1,4 @@
-"""Prometheus's own tool judges rules, alerts and configuration; every alert has a page and tests."""
+"""promtool judges rules, alerts and configuration; every alert has a page and tests."""
 
 import shutil
 import subprocess

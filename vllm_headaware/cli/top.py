@@ -107,13 +107,8 @@ def fetch(args: argparse.Namespace, name: str) -> dict[str, Any]:
 
 def size_text(count: float) -> str:
     """Bytes in binary units."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            break
-        count /= 1024
-    else:
-        unit = "TiB"
-    return f"{count:,.1f} {unit}" if unit != "B" else f"{count:.0f} B"
+    power = min(max(int(count).bit_length() - 1, 0) // 10, 4)
+    return f"{count:.0f} B" if power == 0 else f"{count / 1024**power:,.1f} {'KMGT'[power - 1]}iB"
 
 
 def saving_text(held: float, dense: float) -> str:

@@ -38,6 +38,10 @@ def _live_state(request: Any) -> Any:
     return metrics.live if metrics else None
 
 
+async def _nothing(scope: Any, receive: Any, send: Any) -> None:
+    """The app behind a middleware of which only the check is used."""
+
+
 def _key_check(args: Any) -> Any:
     """The check vLLM's middleware makes of the paths it guards; ours are not among them."""
     import vllm.envs as envs
@@ -46,5 +50,5 @@ def _key_check(args: Any) -> Any:
     keys = [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
     if not keys:
         return lambda request: True
-    middleware = AuthenticationMiddleware(None, keys)
+    middleware = AuthenticationMiddleware(_nothing, keys)
     return lambda request: middleware.verify_token(request.headers)
