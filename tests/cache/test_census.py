@@ -31,7 +31,7 @@ def scheduler(tables: list[dict[str, list[Any]]], lengths: dict[str, int], free:
 
 def test_shared_blocks_and_holes() -> None:
     sizes = [c.block_tokens for c in PLAN.classes]
-    long, short = 2 * sizes[0] + 5, sizes[0]
+    long, short = 2 * sizes[0] + 5, sizes[0] - 3
     tables = [
         {"a": [block(1), block(2), block(3)], "b": [block(1)]},
         {"a": [block(4)], "b": []},

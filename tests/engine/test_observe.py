@@ -27,9 +27,9 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def observed(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The last line of tools/observe.py."""
+    folder = str(tmp_path_factory.mktemp("observe"))
     done = subprocess.run(
-        [sys.executable, "tools/observe.py", "--model", str(demo_model), "--folder"]
-        + [str(tmp_path_factory.mktemp("observe"))],
+        [sys.executable, "tools/observe.py", "--model", str(demo_model), "--folder", folder],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
