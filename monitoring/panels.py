@@ -165,7 +165,7 @@ HEADS = Dashboard(
         ),
         Panel(
             "Bytes by layer, now",
-            "Bytes held by all KV heads of a layer. Layers with retrieval heads hold the most.",
+            "Bytes held by all KV heads of a layer. Layers differ by the classes of their heads.",
             "bargauge",
             "bytes",
             {"layer_bytes": "{{layer}}"},
@@ -180,7 +180,7 @@ HEADS = Dashboard(
         ),
         Panel(
             "The ten heads that hold most",
-            "Ten of the most generous class, since its heads hold the same.",
+            "Heads of a class hold the same, so these are of one class or two.",
             "bargauge",
             "bytes",
             {"head_most": "layer {{layer}}, head {{kv_head}}, {{head_class}}"},

@@ -21,7 +21,12 @@ COLUMNS = 2
 
 
 def draw(dashboard: Dashboard, prometheus: Prometheus, start: float, end: float, to: Path) -> None:
-    """Write a PNG with one plot per panel, over [start, end] in Unix seconds."""
+    """Write a PNG with one plot per panel, over [start, end] in Unix seconds.
+
+    Panels that show one moment show the one in which most bytes were held.
+    """
+    (used,) = prometheus.query_range("sum(vllm_headaware_kv_used_bytes)", start, end)
+    peak = max(used["values"], key=lambda point: float(point[1]))[0]
     rows = math.ceil(len(dashboard.panels) / COLUMNS)
     figure = Figure(figsize=(13, 3.4 * rows), layout="constrained")
     figure.suptitle(f"{dashboard.title} (preview of the queries' data; this is not Grafana)")
@@ -31,8 +36,9 @@ def draw(dashboard: Dashboard, prometheus: Prometheus, start: float, end: float,
     for axis, panel in zip(axes, dashboard.panels, strict=False):
         axis.set_title(panel.title, fontsize=10)
         axis.tick_params(labelsize=7)
+        first, last = (start, end) if panel.kind in ("timeseries", "heatmap") else (peak, peak)
         series = {
-            (name, legend): prometheus.query_range(outside_grafana(QUERIES[name]), start, end)
+            (name, legend): prometheus.query_range(outside_grafana(QUERIES[name]), first, last)
             for name, legend in panel.queries.items()
         }
         _DRAW.get(panel.kind, _lines)(axis, panel, series, end)
