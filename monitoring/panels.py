@@ -106,7 +106,7 @@ OVERVIEW = Dashboard(
         Panel(
             "Prefix-cache hits, by head class",
             "Bytes taken over from the prefix cache. Windowed classes take over sinks and window"
-            " only, so they bring fewer bytes for the same hit.",
+            " only, so their share falls as prefixes get longer.",
             "timeseries",
             "Bps",
             {"prefix_hit_bytes": "{{head_class}}"},
