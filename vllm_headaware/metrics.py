@@ -1,8 +1,7 @@
 """Prometheus metrics of the KV policy, on vLLM's own /metrics.
 
-Names start with vllm_headaware_ (vLLM unregisters everything that starts with `vllm:`). All bytes
-are blocks really held times bytes per block: padding included, nothing nominal. Per-head series
-are one gauge of layers x KV heads, exported up to MAX_HEAD_SERIES.
+All bytes are blocks really held times bytes per block: padding included, nothing nominal. The
+families stand in families.py.
 """
 
 from __future__ import annotations
@@ -10,41 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from vllm_headaware import __version__
-from vllm_headaware.cache.census import Census
+from vllm_headaware.cache.census import Census, empty_census
+from vllm_headaware.families import COMMON, FAMILIES, MAX_HEAD_SERIES, PREFIX, Family
+from vllm_headaware.live import LiveState
 from vllm_headaware.plan import Plan
 
-MAX_HEAD_SERIES = 1024
 PENDING = "pending"
 """Label of blocks whose request is gone but whose last step is still in flight."""
 
-_GAUGES = {
-    "info": ("1, with what the server runs under.", ("policy", "version", "profile")),
-    "kv_capacity_bytes": ("Bytes of all blocks of the pool.", ()),
-    "kv_used_bytes": ("Bytes of the blocks that have an owner.", ()),
-    "kv_free_bytes": ("Bytes of the blocks anybody may take, cached prefixes included.", ()),
-    "kv_dense_equivalent_bytes": ("Bytes the same tokens would take with every head full.", ()),
-    "kv_tokens": ("Tokens of the running requests.", ()),
-    "kv_class_blocks": ("Blocks held by a head class.", ("head_class",)),
-    "kv_class_bytes": ("Bytes held by a head class.", ("head_class",)),
-    "kv_layer_bytes": ("Bytes held by a layer, over its KV heads.", ("layer",)),
-    "kv_head_bytes": ("Bytes held by a KV head.", ("layer", "kv_head", "head_class")),
-    "head_series_dropped": ("Per-head series that are not exported, to bound cardinality.", ()),
-}
-_COUNTERS = {
-    "blocks_freed": (
-        "Blocks returned to the pool: window = left a window, finished, preempted.",
-        ("reason",),
-    ),
-    "bytes_freed": ("Bytes of the same blocks.", ("reason",)),
-}
-_COMMON = ("model_name", "engine")
-
 
 class HeadAwareMetrics:
-    """The metric families, fed with one census at a time.
+    """The metric families and the live page's state, fed with one census at a time.
 
     Args:
         plan: gives bytes to blocks.
@@ -62,68 +40,97 @@ class HeadAwareMetrics:
     ) -> None:
         self.plan = plan
         self.model_name = model_name if isinstance(model_name, str) else model_name[0]
-        self.gauges: dict[str, Gauge] = {
-            name: _family(Gauge, name, text, labels, registry)
-            for name, (text, labels) in _GAUGES.items()
-        }
-        self.counters: dict[str, Counter] = {
-            name: _family(Counter, name, text, labels, registry)
-            for name, (text, labels) in _COUNTERS.items()
-        }
-        self.freed: dict[int, dict[str, int]] = {engine: {} for engine in engines}
-        total = plan.geometry.num_heads_total
-        self.per_head = total <= MAX_HEAD_SERIES
+        self.live = LiveState(plan, self.model_name, profile)
+        self._families = {family.name: _make(family, registry) for family in FAMILIES}
+        heads = plan.geometry.num_heads_total
+        self.per_head = heads * len(engines) <= MAX_HEAD_SERIES
+        dropped = 0 if self.per_head else heads * sum(family.per_head for family in FAMILIES)
         for engine in engines:
             short = profile.removeprefix("sha256:")[:12]
             self._set("info", 1, engine, plan.policy, __version__, short)
-            self._set("head_series_dropped", 0 if self.per_head else total, engine)
-            nothing = {c.name: 0 for c in plan.classes}
-            self.update(Census(nothing, 0, 0, 0, 0), engine)
+            self._set("head_series_dropped", dropped, engine)
+            for head_class in plan.classes:
+                name, policy = head_class.name, head_class.policy
+                self._set("class_heads", head_class.num_heads, engine, name)
+                self._set("class_sink_tokens", policy.sink, engine, name)
+                self._set("class_block_tokens", head_class.block_tokens, engine, name)
+                if policy.window is not None:
+                    self._set("class_window_tokens", policy.window, engine, name)
+                self._child("head_kept_tokens", engine, name)
+                self._add("prefix_hit_blocks", 0, engine, name)
+                self._add("prefix_hit_bytes", 0, engine, name)
+            self._child("request_kv_bytes", engine)
+            self._show(empty_census(plan), engine)
 
     def update(self, census: Census, engine: int) -> None:
-        """Show a census; counters move by what was freed since the last one."""
+        """Show a census and count its events."""
+        self.live.update(census, engine)
+        self._show(census, engine)
+        block_bytes = self.plan.block_bytes
+        for reason, blocks in census.events.freed.items():
+            self._add("blocks_freed", blocks, engine, reason)
+            self._add("bytes_freed", blocks * block_bytes, engine, reason)
+        for name, blocks in census.events.prefix_hits.items():
+            self._add("prefix_hit_blocks", blocks, engine, name)
+            self._add("prefix_hit_bytes", blocks * block_bytes, engine, name)
+        for holding in census.events.finished:
+            held = sum(holding.blocks.values()) * block_bytes
+            self._child("request_kv_bytes", engine).observe(held)
+            for name, kept in holding.kept.items():
+                self._child("head_kept_tokens", engine, name).observe(kept)
+
+    def _show(self, census: Census, engine: int) -> None:
         plan, block_bytes = self.plan, self.plan.block_bytes
+        self._set("census_timestamp_seconds", census.at, engine)
         self._set("kv_capacity_bytes", census.total * block_bytes, engine)
         self._set("kv_used_bytes", census.used * block_bytes, engine)
         self._set("kv_free_bytes", census.free * block_bytes, engine)
-        self._set("kv_dense_equivalent_bytes", plan.dense_bytes(census.tokens), engine)
-        self._set("kv_tokens", census.tokens, engine)
+        self._set("kv_dense_equivalent_bytes", plan.dense_bytes(census.dense_tokens), engine)
+        self._set("kv_planned_bytes", census.planned * block_bytes, engine)
+        self._set("kv_tokens", census.dense_tokens, engine)
+        self._set("kv_requests", census.running, engine)
         for name, blocks in {**census.held, PENDING: census.pending}.items():
             self._set("kv_class_blocks", blocks, engine, name)
             self._set("kv_class_bytes", blocks * block_bytes, engine, name)
-        per_head = [plan.head_bytes(i, census.held[c.name]) for i, c in enumerate(plan.classes)]
+            self._set("kv_class_tokens", census.tokens.get(name, 0), engine, name)
+        names = [c.name for c in plan.classes]
+        head_bytes = [plan.head_bytes(i, census.held[name]) for i, name in enumerate(names)]
+        head_tokens = [census.tokens[name] for name in names]
         for layer, row in enumerate(plan.assignment):
             label = f"{layer:02d}"
-            self._set("kv_layer_bytes", sum(per_head[i] for i in row), engine, label)
+            self._set("kv_layer_bytes", sum(head_bytes[i] for i in row), engine, label)
+            self._set("kv_layer_tokens", sum(head_tokens[i] for i in row), engine, label)
             if self.per_head:
-                for head, index in enumerate(row):
-                    name = plan.classes[index].name
-                    self._set("kv_head_bytes", per_head[index], engine, label, str(head), name)
-        seen = self.freed.setdefault(engine, {})
-        for reason, blocks in census.freed.items():
-            new = blocks - seen.get(reason, 0)
-            seen[reason] = blocks
-            self._add("blocks_freed", new, engine, reason)
-            self._add("bytes_freed", new * block_bytes, engine, reason)
+                for head, i in enumerate(row):
+                    labels = (label, str(head), names[i])
+                    self._set("kv_head_bytes", head_bytes[i], engine, *labels)
+                    self._set("kv_head_tokens", head_tokens[i], engine, *labels)
 
     def _set(self, name: str, value: float, engine: int, *labels: str) -> None:
-        self.gauges[name].labels(self.model_name, str(engine), *labels).set(value)
+        self._child(name, engine, *labels).set(value)
 
     def _add(self, name: str, value: float, engine: int, *labels: str) -> None:
-        self.counters[name].labels(self.model_name, str(engine), *labels).inc(value)
+        self._child(name, engine, *labels).inc(value)
+
+    def _child(self, name: str, engine: int, *labels: str) -> Any:
+        return self._families[name].labels(self.model_name, str(engine), *labels)
 
 
-_families: dict[tuple[int, str], Any] = {}
+_made: dict[tuple[int, str], Any] = {}
 
 
-def _family(
-    kind: type, name: str, text: str, labels: tuple[str, ...], registry: CollectorRegistry
-) -> Any:
+def _make(family: Family, registry: CollectorRegistry) -> Any:
     """A metric family, made once per registry: several engines may live in one process."""
-    key = (id(registry), name)
-    if key not in _families:
-        extra = {"multiprocess_mode": "mostrecent"} if kind is Gauge else {}
-        _families[key] = kind(
-            f"vllm_headaware_{name}", text, (*_COMMON, *labels), registry=registry, **extra
-        )
-    return _families[key]
+    key = (id(registry), family.name)
+    if key not in _made:
+        labels = (*COMMON, *family.labels)
+        name, text = PREFIX + family.name, family.text
+        if family.kind == "gauge":
+            _made[key] = Gauge(
+                name, text, labels, registry=registry, multiprocess_mode="mostrecent"
+            )
+        elif family.kind == "counter":
+            _made[key] = Counter(name, text, labels, registry=registry)
+        else:
+            _made[key] = Histogram(name, text, labels, registry=registry, buckets=family.buckets)
+    return _made[key]

@@ -6,9 +6,9 @@ def register() -> None:
 
     Installs wrappers that pass through until an engine's config carries a plan.
     """
-    from vllm_headaware.vllm_compat import flags, loading, pool, stats
+    from vllm_headaware.vllm_compat import flags, loading, pool, routes, stats
 
-    for module in (flags, loading, pool, stats):
+    for module in (flags, loading, pool, routes, stats):
         module.install()
 
 

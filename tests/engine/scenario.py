@@ -58,7 +58,7 @@ class StepWatcher:
                         f" {request.num_computed_tokens} tokens"
                     )
             self.steps_checked += 1
-        census = self.take_census(self.scheduler, [c.name for c in self.plan.classes], {})
+        census = self.take_census(self.scheduler, self.plan)
         by_head = sum(
             self.plan.head_bytes(index, census.held[self.plan.classes[index].name])
             for row in self.plan.assignment

@@ -1,9 +1,53 @@
-"""The census: what is held right now, by head class, in blocks. Bytes are the plan's business."""
+"""The census: what is held right now, by head class, in blocks, and what happened since the last.
+
+Bytes are the business of the plan. Counts of events are deltas, because with several front ends
+each census reaches only one of them, and their counters are added up.
+"""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vllm_headaware.plan import Plan
+
+MAX_REQUESTS = 64
+"""Requests a census lists by name; the largest come first."""
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What one request holds.
+
+    Attributes:
+        request_id: as in vLLM's log; empty where nobody may see it.
+        tokens: its tokens that are computed or being computed.
+        blocks: blocks by head class, shared ones included.
+        kept: tokens that a KV head of the class keeps of it.
+    """
+
+    request_id: str
+    tokens: int
+    blocks: dict[str, int]
+    kept: dict[str, int]
+
+
+@dataclass
+class Events:
+    """What happened since the last census.
+
+    Attributes:
+        freed: blocks given back, by reason.
+        prefix_hits: blocks taken over from the prefix cache, by head class.
+        finished: what each finished request held at its end.
+    """
+
+    freed: dict[str, int] = field(default_factory=dict)
+    prefix_hits: dict[str, int] = field(default_factory=dict)
+    finished: list[Holding] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -11,46 +55,111 @@ class Census:
     """A moment of the block pool.
 
     Attributes:
+        at: Unix time in seconds.
         held: blocks with an owner, by head class; a block shared by requests counts once.
         pending: blocks given up by a request whose last step is still in flight.
         free: blocks anybody may take, cached prefixes included.
         total: blocks of the pool (the null block is not one of them).
-        tokens: tokens of the requests that hold blocks.
-        freed: blocks given back since the start, by reason.
+        tokens: tokens whose K and V are held, by head class; a shared token counts once.
+        dense_tokens: tokens that would be held if every head kept everything.
+        planned: blocks the plan gives the running requests, each on its own, while decoding.
+        running: requests that hold blocks.
+        requests: the largest of them.
+        events: what happened since the last census.
     """
 
+    at: float
     held: dict[str, int]
     pending: int
     free: int
     total: int
-    tokens: int
-    freed: dict[str, int] = field(default_factory=dict)
+    tokens: dict[str, int]
+    dense_tokens: int = 0
+    planned: int = 0
+    running: int = 0
+    requests: list[Holding] = field(default_factory=list)
+    events: Events = field(default_factory=Events)
 
     @property
     def used(self) -> int:
+        """Blocks that are not free."""
         return self.total - self.free
 
-
-def take_census(scheduler: Any, class_names: list[str], freed: dict[str, int]) -> Census:
-    """Count the blocks of a vLLM scheduler whose KV-cache groups are the classes, in order."""
-    manager = scheduler.kv_cache_manager
-    pool = manager.block_pool
-    held = {}
-    for name, group in zip(class_names, manager.coordinator.single_type_managers, strict=True):
-        held[name] = len(
-            {
-                block.block_id
-                for blocks in group.req_to_blocks.values()
-                for block in blocks
-                if not block.is_null
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Census:
+        """The inverse of dataclasses.asdict."""
+        events = values["events"]
+        return cls(
+            **{
+                **values,
+                "requests": [Holding(**holding) for holding in values["requests"]],
+                "events": Events(
+                    **{**events, "finished": [Holding(**h) for h in events["finished"]]}
+                ),
             }
         )
+
+
+def empty_census(plan: Plan) -> Census:
+    """The census of an engine that has not done anything and whose pool is not known yet."""
+    nothing = {c.name: 0 for c in plan.classes}
+    return Census(time.time(), nothing, 0, 0, 0, dict(nothing))
+
+
+def take_census(scheduler: Any, plan: Plan, events: Events | None = None) -> Census:
+    """Count the blocks of a vLLM scheduler whose KV-cache groups are the plan's classes."""
+    pool = scheduler.kv_cache_manager.block_pool
+    running = {request.request_id: request for request in scheduler.running}
+    held, tokens = {}, {}
+    for head_class, manager in zip(plan.classes, _managers(scheduler), strict=True):
+        filled: dict[int, int] = {}
+        for request_id, blocks in manager.req_to_blocks.items():
+            request = running.get(request_id)
+            length = request.num_computed_tokens if request else 0
+            for block, count in _filled_blocks(blocks, length, head_class.block_tokens):
+                filled[block.block_id] = max(count, filled.get(block.block_id, 0))
+        held[head_class.name], tokens[head_class.name] = len(filled), sum(filled.values())
+    lengths = [request.num_computed_tokens for request in running.values()]
+    unlimited = [c.name for c in plan.classes if c.policy.window is None]
     free, total = pool.get_num_free_blocks(), pool.num_gpu_blocks - 1
+    largest = sorted(running.values(), key=lambda r: -r.num_computed_tokens)[:MAX_REQUESTS]
     return Census(
+        at=time.time(),
         held=held,
         pending=total - free - sum(held.values()),
         free=free,
         total=total,
-        tokens=sum(request.num_computed_tokens for request in scheduler.running),
-        freed=freed,
+        tokens=tokens,
+        # An unlimited class holds every token once, however many requests share it.
+        dense_tokens=tokens[unlimited[0]] if unlimited else sum(lengths),
+        planned=sum(sum(plan.blocks(length).values()) for length in lengths),
+        running=len(running),
+        requests=[holding_of(scheduler, plan, request) for request in largest],
+        events=events or Events(),
     )
+
+
+def holding_of(scheduler: Any, plan: Plan, request: Any) -> Holding:
+    """What one request of a scheduler holds now."""
+    blocks, kept = {}, {}
+    for head_class, manager in zip(plan.classes, _managers(scheduler), strict=True):
+        own = manager.req_to_blocks.get(request.request_id, ())
+        counts = [
+            count
+            for _, count in _filled_blocks(
+                own, request.num_computed_tokens, head_class.block_tokens
+            )
+        ]
+        blocks[head_class.name], kept[head_class.name] = len(counts), sum(counts)
+    return Holding(request.request_id, request.num_computed_tokens, blocks, kept)
+
+
+def _managers(scheduler: Any) -> Any:
+    return scheduler.kv_cache_manager.coordinator.single_type_managers
+
+
+def _filled_blocks(blocks: Any, length: int, block_tokens: int) -> Iterator[tuple[Any, int]]:
+    """Each block that is not a hole, with the tokens in it of a request of `length` tokens."""
+    for index, block in enumerate(blocks):
+        if not block.is_null:
+            yield block, min(max(length - index * block_tokens, 0), block_tokens)

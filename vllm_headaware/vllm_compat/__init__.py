@@ -20,11 +20,18 @@ KVCacheSpecRegistry.register (pool)
 KVCacheConfig.needs_kv_cache_zeroing, CPUModelRunner._zero_block_ids (pool)
     Blocks are clean for their next owner, whatever the class.
     Goes away when zeroing covers block-outermost caches on CPU.
-Scheduler.make_stats, ._free_request_blocks (stats)
-    The census leaves the engine with vLLM's own statistics.
+Scheduler.make_stats, ._free_request_blocks, KVCacheManager.allocate_slots (stats)
+    The census, with what was given back and what prefix hits brought, leaves the engine with
+    vLLM's own statistics.
     Goes away when SchedulerStats gets an extension field.
 StatLoggerManager.__init__, .record (stats)
     The census becomes metrics in the front end. Goes away with the same field.
+entrypoints.launchers.app.attach_endpoint_plugins, app.state.engine_client (routes)
+    The live page on the server's own port.
+    Goes away when endpoint plugins load without being named in VLLM_PLUGINS.
+AuthenticationMiddleware.verify_token (routes)
+    The live page's JSON asks for the server's API key; vLLM guards fixed path prefixes only.
+    Goes away when a route may ask for the key.
 
 All wrappers pass straight through unless the engine's config carries a plan. Written against
 vLLM 0.32.0.

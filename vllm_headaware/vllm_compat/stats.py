@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllm_headaware.vllm_compat.carrier import get_plan, get_profile_checksum
 from vllm_headaware.vllm_compat.wrap import wrap
+
+if TYPE_CHECKING:
+    from vllm_headaware.metrics import HeadAwareMetrics
+    from vllm_headaware.plan import Plan
 
 KEY = "vllm_headaware"
 INTERVAL_SECONDS = 0.5
@@ -21,38 +25,73 @@ INTERVAL_SECONDS = 0.5
 
 def install() -> None:
     """Hook statistics on both sides."""
+    from vllm.v1.core.kv_cache_manager import KVCacheManager
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.metrics.loggers import StatLoggerManager
 
     wrap(Scheduler, "make_stats", _make_stats)
     wrap(Scheduler, "_free_request_blocks", _free_request_blocks)
+    wrap(KVCacheManager, "allocate_slots", _allocate_slots)
     wrap(StatLoggerManager, "__init__", _init_loggers)
     wrap(StatLoggerManager, "record", _record)
 
 
 class SchedulerLedger:
-    """What a scheduler has given back so far, and when it was last counted."""
+    """What happened in a scheduler since its last census, and when that was."""
 
-    def __init__(self, scheduler: Any) -> None:
-        plan = get_plan(scheduler.vllm_config)
-        self.class_names = [c.name for c in plan.classes] if plan else []
-        self.freed = {"finished": 0, "preempted": 0}
+    def __init__(self, plan: Plan) -> None:
+        from vllm_headaware.cache.census import Events
+
+        self.plan = plan
         self.counted_at = 0.0
+        self.window_freed = 0
+        self.new_events = lambda: Events(
+            freed={"window": 0, "finished": 0, "preempted": 0},
+            prefix_hits={c.name: 0 for c in plan.classes},
+        )
+        self.events = self.new_events()
 
     def census(self, scheduler: Any) -> Any:
+        """Count, and start the events anew."""
         from vllm_headaware.cache.census import take_census
 
         managers = scheduler.kv_cache_manager.coordinator.single_type_managers
         window = sum(getattr(manager, "num_window_freed", 0) for manager in managers)
-        return take_census(scheduler, self.class_names, {**self.freed, "window": window})
+        events, self.events = self.events, self.new_events()
+        events.freed["window"] = window - self.window_freed
+        self.window_freed = window
+        return take_census(scheduler, self.plan, events)
+
+    def gives_back(self, scheduler: Any, request: Any) -> None:
+        """A request is about to give up its blocks; those that others share stay."""
+        from vllm_headaware.cache.census import holding_of
+
+        managers = scheduler.kv_cache_manager.coordinator.single_type_managers
+        own = [
+            block
+            for manager in managers
+            for block in manager.req_to_blocks.get(request.request_id, ())
+            if not block.is_null
+        ]
+        reason = "finished" if request.is_finished() else "preempted"
+        self.events.freed[reason] += sum(block.ref_cnt == 1 for block in own)
+        if own and reason == "finished":
+            holding = holding_of(scheduler, self.plan, request)
+            self.events.finished.append(dataclasses.replace(holding, request_id=""))
 
 
 def ledger_of(scheduler: Any) -> SchedulerLedger | None:
     """The ledger of a scheduler that runs under a plan, else None."""
-    ledger = scheduler.__dict__.get("_headaware_ledger")
-    if ledger is None:
-        ledger = scheduler._headaware_ledger = SchedulerLedger(scheduler)
-    return ledger if ledger.class_names else None
+    if "_headaware_ledger" not in scheduler.__dict__:
+        plan = get_plan(scheduler.vllm_config)
+        scheduler._headaware_ledger = SchedulerLedger(plan) if plan else None
+        scheduler.kv_cache_manager._headaware_ledger = scheduler._headaware_ledger
+    return scheduler._headaware_ledger
+
+
+def metrics_of(engine_client: Any) -> HeadAwareMetrics | None:
+    """The metrics behind a front end; None without a policy or with --disable-log-stats."""
+    return getattr(getattr(engine_client, "logger_manager", None), "_headaware_metrics", None)
 
 
 def _make_stats(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -69,14 +108,19 @@ def _make_stats(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _free_request_blocks(original: Any, self: Any, request: Any) -> None:
     ledger = ledger_of(self)
-    if ledger is None:
-        return original(self, request)
-    pool = self.kv_cache_manager.block_pool
-    free_before = pool.get_num_free_blocks()
+    if ledger is not None and self.log_stats:
+        ledger.gives_back(self, request)
     original(self, request)
-    reason = "finished" if request.is_finished() else "preempted"
-    ledger.freed[reason] += pool.get_num_free_blocks() - free_before
-    return None
+
+
+def _allocate_slots(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    slots = original(self, *args, **kwargs)
+    ledger = self.__dict__.get("_headaware_ledger")
+    hits = kwargs.get("new_computed_blocks")
+    if slots is not None and hits is not None and ledger is not None:
+        for head_class, blocks in zip(ledger.plan.classes, hits.blocks, strict=True):
+            ledger.events.prefix_hits[head_class.name] += sum(not b.is_null for b in blocks)
+    return slots
 
 
 def _init_loggers(original: Any, self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
@@ -109,7 +153,7 @@ def _record(
         census = scheduler_stats.kv_connector_stats.pop(KEY, None)
         scheduler_stats.kv_connector_stats = scheduler_stats.kv_connector_stats or None
         if census is not None:
-            metrics.update(Census(**census), engine_idx or 0)
+            metrics.update(Census.from_dict(census), engine_idx or 0)
     original(
         self,
         scheduler_stats,

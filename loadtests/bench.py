@@ -1,0 +1,106 @@
+"""Run `vllm bench serve` against a server, and watch the server's /metrics meanwhile."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from load_scenario import Scenario
+
+SAMPLE_SECONDS = 0.5
+TIMEOUT_SECONDS = 900
+
+
+class BenchError(Exception):
+    """The load generator failed; the message has its last output."""
+
+
+def run_bench(
+    scenario: Scenario, *, model: str, served_name: str, url: str, folder: Path, name: str
+) -> dict[str, Any]:
+    """Send a scenario's requests and return what `vllm bench serve` measured.
+
+    Adds "kv": [[seconds since the start, share of the pool's blocks that are held], ...], from
+    vllm:kv_cache_usage_perc, which policy and stock servers both have.
+
+    Raises:
+        BenchError: the generator failed, took too long, or some requests failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    result, log = folder / f"{name}.bench.json", folder / f"{name}.bench.log"
+    result.unlink(missing_ok=True)
+    command = [
+        str(Path(sys.executable).with_name("vllm")),
+        "bench",
+        "serve",
+        *scenario.bench_arguments(model, served_name, url),
+        "--save-result",
+        "--save-detailed",
+        "--disable-tqdm",
+        "--result-dir",
+        str(folder),
+        "--result-filename",
+        result.name,
+    ]
+    with PoolWatcher(url) as watcher, log.open("wb") as output:
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
+                timeout=TIMEOUT_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise BenchError(f"no end after {TIMEOUT_SECONDS} s; see {log}") from error
+    if done.returncode or not result.exists():
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:])
+        raise BenchError(f"vllm bench serve ended with status {done.returncode}:\n{tail}")
+    measured = json.loads(result.read_text(encoding="utf-8"))
+    result.unlink()
+    if measured["completed"] < scenario.requests:
+        failed = scenario.requests - measured["completed"]
+        raise BenchError(f"{failed} of {scenario.requests} requests failed; see {log}")
+    return {**measured, "kv": watcher.samples}
+
+
+class PoolWatcher:
+    """Reads vllm:kv_cache_usage_perc in a thread of its own; use as a context manager."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.samples: list[list[float]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PoolWatcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        start = time.monotonic()
+        while not self._stop.wait(SAMPLE_SECONDS):
+            try:
+                with urllib.request.urlopen(self.url + "/metrics", timeout=30) as response:
+                    text = response.read().decode()
+            except OSError:
+                continue
+            self.samples.append([time.monotonic() - start, pool_use(text)])
+
+
+def pool_use(metrics: str) -> float:
+    """Share (0 to 1) of the blocks that are held, mean over engines, from Prometheus text."""
+    found = re.findall(r"^vllm:kv_cache_usage_perc\{.*\} (\S+)$", metrics, flags=re.MULTILINE)
+    return sum(map(float, found)) / max(len(found), 1)

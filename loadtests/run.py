@@ -1,0 +1,105 @@
+"""Run a load scenario against the policy and against stock vLLM, on equal KV memory.
+
+Writes NAME.json, NAME.md and NAME.html, prints the Markdown, and ends with status 0 when the policy
+server meets the scenario's SLO, 1 when it does not, 2 when something failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent / "tools"))
+
+from bench import BenchError, run_bench  # noqa: E402
+from load_report import markdown, page, summarise  # noqa: E402
+from load_scenario import Scenario, ScenarioError  # noqa: E402
+from progress import say  # noqa: E402
+from server import SERVED_NAME, Server, ServerError, exit_on_sigterm  # noqa: E402
+
+DEMO = HERE.parent / ".cache" / "models" / "SmolLM2-135M-Instruct"
+
+EPILOG = """\
+examples:
+  loadtests/run.py scenarios/long_document.yaml --against stock
+  loadtests/run.py scenarios/chat.yaml --model ./model --serve-args=--enforce-eager
+"""
+
+
+def measure(
+    scenario: Scenario, name: str, args: argparse.Namespace, policy: list[str]
+) -> dict[str, Any]:
+    """Start one server, send the load, stop it."""
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(scenario.kv_gib)
+    serve_args = [*policy, *args.serve_args]
+    say(f"{name}: starting a server with {scenario.kv_gib} GiB of KV memory")
+    log = args.output / f"{scenario.name}.{name}.log"
+    with Server(args.model, port=0, log=log, serve_args=serve_args) as server:
+        say(f"{name}: sending {scenario.requests} requests")
+        return run_bench(
+            scenario,
+            model=str(args.model),
+            served_name=SERVED_NAME,
+            url=server.url,
+            folder=args.output,
+            name=f"{scenario.name}.{name}",
+        )
+
+
+def find_scenario(given: Path) -> Path:
+    """The file as given, or relative to this folder."""
+    return given if given.exists() else HERE / given
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("scenario", type=Path, help="YAML file, such as scenarios/chat.yaml")
+    parser.add_argument("--against", choices=["stock"], help="measure stock vLLM as well")
+    parser.add_argument("--model", type=Path, default=DEMO, help="model folder (default: the demo)")
+    parser.add_argument("--kv-policy", default="headaware")
+    parser.add_argument("--output", type=Path, default=Path(".cache/loadtests"))
+    parser.add_argument(
+        "--serve-args",
+        nargs="*",
+        default=["--enforce-eager"],
+        help="further arguments for both servers (default --enforce-eager: starts faster)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON rather than Markdown")
+    args = parser.parse_args(argv)
+    exit_on_sigterm()
+    try:
+        scenario = Scenario.load(find_scenario(args.scenario))
+        raw = {
+            args.kv_policy: measure(scenario, args.kv_policy, args, ["--kv-policy", args.kv_policy])
+        }
+        if args.against:
+            raw["stock"] = measure(scenario, "stock", args, [])
+    except (BenchError, ScenarioError, ServerError) as error:
+        print(f"loadtests: error: {error}", file=sys.stderr)
+        return 2
+    summaries = {name: summarise(scenario, measured) for name, measured in raw.items()}
+    setting = (
+        f"Model {args.model.name}, float32, {scenario.kv_gib} GiB of KV memory for each server,"
+        f" {scenario.requests} requests, `vllm serve {' '.join(args.serve_args)}`."
+    )
+    text = markdown(scenario, summaries, setting)
+    base = args.output / scenario.name
+    base.with_suffix(".md").write_text(text, encoding="utf-8")
+    base.with_suffix(".html").write_text(page(text, raw, scenario), encoding="utf-8")
+    result = {"scenario": scenario.name, "summary": summaries, "setting": setting}
+    base.with_suffix(".json").write_text(json.dumps({**result, "raw": raw}), encoding="utf-8")
+    print(json.dumps(result) if args.json else text)
+    say(f"wrote {base}.json, .md and .html")
+    return 0 if summaries[args.kv_policy]["slo_met"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

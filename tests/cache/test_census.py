@@ -1,0 +1,62 @@
+"""The census counts shared blocks once, holes never, and only the tokens that are there."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from tests.test_plan import DEMO, plan_for
+from vllm_headaware.cache.census import Census, Events, holding_of, take_census
+
+PLAN = plan_for(DEMO)
+NULL = SimpleNamespace(block_id=0, is_null=True)
+
+
+def block(number: int) -> Any:
+    return SimpleNamespace(block_id=number, is_null=False)
+
+
+def scheduler(tables: list[dict[str, list[Any]]], lengths: dict[str, int], free: int) -> Any:
+    """What a census looks at of a vLLM scheduler, with a block table per head class."""
+    return SimpleNamespace(
+        running=[
+            SimpleNamespace(request_id=name, num_computed_tokens=n) for name, n in lengths.items()
+        ],
+        kv_cache_manager=SimpleNamespace(
+            block_pool=SimpleNamespace(get_num_free_blocks=lambda: free, num_gpu_blocks=101),
+            coordinator=SimpleNamespace(
+                single_type_managers=[SimpleNamespace(req_to_blocks=table) for table in tables]
+            ),
+        ),
+    )
+
+
+def test_shared_blocks_and_holes() -> None:
+    sizes = [c.block_tokens for c in PLAN.classes]
+    long, short = 2 * sizes[0] + 5, sizes[0] - 3
+    tables = [
+        {"a": [block(1), block(2), block(3)], "b": [block(1)]},
+        {"a": [block(4)], "b": []},
+        {"a": [block(5), NULL, block(6)], "b": [block(5)]},
+    ]
+    seen = scheduler(tables, {"b": short, "a": long}, free=93)
+    census = take_census(seen, PLAN)
+    assert list(census.held.values()) == [3, 1, 2]
+    assert census.used == 7
+    assert census.pending == 1
+    names = [c.name for c in PLAN.classes]
+    assert census.tokens[names[0]] == long == census.dense_tokens
+    assert census.tokens[names[1]] == min(long, sizes[1])
+    assert census.planned == sum(sum(PLAN.blocks(n).values()) for n in (long, short))
+    assert [holding.request_id for holding in census.requests] == ["a", "b"]
+    own = holding_of(seen, PLAN, seen.running[0])
+    assert own.blocks == dict(zip(names, (1, 0, 1), strict=True))
+    assert own.kept[names[0]] == short
+
+
+def test_it_travels_as_plain_values() -> None:
+    import dataclasses
+
+    tables: list[dict[str, list[Any]]] = [{"a": [block(i)]} for i in (1, 2, 3)]
+    events = Events({"window": 3}, {"local": 2})
+    census = take_census(scheduler(tables, {"a": 7}, free=97), PLAN, events)
+    events.finished.append(census.requests[0])
+    assert Census.from_dict(dataclasses.asdict(census)) == census

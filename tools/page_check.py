@@ -1,0 +1,88 @@
+"""The live page in Chromium while a server works: what a person would look at, checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from progress import say
+from server import Server
+
+from monitoring.browser import PHONE, WIDE, Browser
+
+WATCH_SECONDS = 0.25
+SHOWN = """
+return {
+  at: Number(document.getElementById("used").dataset.at),
+  used: Number(document.getElementById("used").dataset.bytes),
+  pending: shown ? shown.pending_bytes : 0,
+  heads: [...document.querySelectorAll(".cell")].map((cell) => Number(cell.dataset.bytes)),
+  requests: document.querySelectorAll("#requests tbody tr").length,
+};
+"""
+WIDER_THAN_WINDOW = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+
+
+class LivePageCheck:
+    """Watches /headaware of a server; use as a context manager.
+
+    Attributes:
+        seen: census time -> (bytes held, sum over heads and pending), as the page showed them.
+        failures: what was wrong, in sentences.
+    """
+
+    def __init__(self, server: Server, folder: Path) -> None:
+        self.server, self.folder = server, folder
+        self.seen: dict[float, tuple[float, float]] = {}
+        self.failures: list[str] = []
+        self._browser = Browser()
+
+    def __enter__(self) -> LivePageCheck:
+        self._browser.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._browser.__exit__()
+
+    def watch(self, until: Callable[[], bool]) -> None:
+        """Look at the page until told; the rest is checked once requests are shown."""
+        browser = self._browser
+        browser.open(self.server.url + "/headaware", WIDE)
+        browser.wait_for("cells.length > 0 && shown !== null")
+        looked_closely = False
+        while not until():
+            page: dict[str, Any] = browser.run(SHOWN)
+            self.seen[page["at"]] = (page["used"], sum(page["heads"]) + page["pending"])
+            if page["requests"] and not looked_closely and len(self.seen) > 20:
+                looked_closely = True
+                self._look_closely()
+            time.sleep(WATCH_SECONDS)
+        if not looked_closely:
+            self.failures.append("the page never showed a request")
+        self.failures += [f"console: {message}" for message in browser.console()]
+
+    def _look_closely(self) -> None:
+        browser, failures = self._browser, self.failures
+        say(f"the page shows requests; pictures go to {self.folder}")
+        browser.screenshot(self.folder / "page.png")
+        layers, heads = browser.run("return [plan.geometry.num_layers, plan.geometry.num_kv_heads]")
+        if browser.run("return document.querySelectorAll('.cell').length") != layers * heads:
+            failures.append("not every head has a cell")
+        browser.run("document.querySelector('.cell[tabindex=\"0\"]').focus()")
+        self._press("ARROW_RIGHT")
+        if not browser.run("return document.activeElement.ariaLabel").startswith("Layer 1,"):
+            failures.append("the right arrow does not move to the next layer")
+        browser.open(self.server.url + "/headaware", PHONE)
+        browser.wait_for("cells.length > 0 && shown !== null")
+        browser.screenshot(self.folder / "page-phone.png")
+        if browser.run(f"return {WIDER_THAN_WINDOW}"):
+            failures.append("the page is wider than a phone")
+        browser.open(self.server.url + "/headaware", WIDE)
+        browser.wait_for("cells.length > 0 && shown !== null")
+
+    def _press(self, key: str) -> None:
+        from selenium.webdriver.common.keys import Keys
+
+        self._browser.driver.switch_to.active_element.send_keys(getattr(Keys, key))
