@@ -11,7 +11,7 @@ from vllm_headaware.plan import BLOCK_QUANTUM, Plan, make_plan
 def streamingllm_at(plan: Plan, config: KVPolicyConfig, num_tokens: int) -> Plan:
     """The streamingllm plan with the narrowest window that holds no fewer bytes than `plan` does.
 
-    Windows are tried in steps of the smallest block, so what is rounded is in the baseline's favour.
+    Windows go in steps of the smallest block; what is rounded is in the baseline's favour.
 
     Args:
         plan: of the policy to compare with.

@@ -179,7 +179,7 @@ def frequent_words(pool: WordPool, rng: random.Random, tokens: int) -> Draft:
         words["".join(rng.choices(pool.syllables, k=3))] = None
     first, second, third, *rare = words
     text: list[str] = []
-    while len(text) < tokens // 2:
+    while len(text) < tokens:
         run = [first] * 8 + [second] * 4 + [third] * 3 + rng.sample(rare, 5)
         rng.shuffle(run)
         text += run
