@@ -147,7 +147,13 @@ def test_h2o_within_its_budget_is_the_full_cache(model: torch.nn.Module, tiny_mo
     assert runner.generate(model, HeavyHitters(10, "float32"), ids, 8) != want
 
 
-@pytest.mark.parametrize("num_tokens", [97, 700, 2048])
+def test_a_baseline_never_needs_more_than_the_whole_request(plan: Plan) -> None:
+    baseline = streamingllm_at(plan, OPTIONS, 97)
+    assert baseline.request_bytes(97) < plan.request_bytes(97), "the other case"
+    assert (baseline.classes[0].policy.window or 0) >= 97
+
+
+@pytest.mark.parametrize("num_tokens", [333, 700, 2048])
 def test_baselines_get_at_least_the_bytes_and_no_block_more(plan: Plan, num_tokens: int) -> None:
     wanted = plan.request_bytes(num_tokens)
     baseline = streamingllm_at(plan, OPTIONS, num_tokens)

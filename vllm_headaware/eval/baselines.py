@@ -11,6 +11,8 @@ from vllm_headaware.plan import BLOCK_QUANTUM, Plan, make_plan
 def streamingllm_at(plan: Plan, config: KVPolicyConfig, num_tokens: int) -> Plan:
     """The streamingllm plan with the narrowest window that holds no fewer bytes than `plan` does.
 
+    Where block rounding makes `plan` dearer than the whole request, the window is the request.
+
     Windows go in steps of the smallest block; what is rounded is in the baseline's favour.
 
     Args:
