@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def plan(tiny_model: Path) -> Plan:
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model: Path) -> torch.nn.Module:
+def model(tiny_model: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
 
 
@@ -45,7 +46,7 @@ def prompt(num_tokens: int, seed: int = 5) -> list[int]:
 @pytest.mark.parametrize("num_tokens", [1, 97, 333])
 def test_a_plan_shows_what_its_rules_show(
     tiny_model: Path,
-    model: torch.nn.Module,
+    model: Any,
     plan: Plan,
     num_tokens: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -63,7 +64,7 @@ def test_a_plan_shows_what_its_rules_show(
         assert HFReference(tiny_model).greedy(ids, 9) != expected, "the rules must matter"
 
 
-def test_quantised_classes_show(model: torch.nn.Module, tiny_model: Path) -> None:
+def test_quantised_classes_show(model: Any, tiny_model: Path) -> None:
     ids, more = prompt(200), prompt(17, seed=6)
     geometry = read_geometry(tiny_model, "float32")
 
@@ -77,7 +78,7 @@ def test_quantised_classes_show(model: torch.nn.Module, tiny_model: Path) -> Non
     assert 1e-4 < error["int8"] < error["int4"]
 
 
-def test_an_answer_ends_where_the_model_ends_it(model: torch.nn.Module, plan: Plan) -> None:
+def test_an_answer_ends_where_the_model_ends_it(model: Any, plan: Plan) -> None:
     ids = prompt(50)
     answer = runner.generate(model, ByRule(plan), ids, 6)
     end = answer[3]
@@ -137,7 +138,7 @@ def test_h2o_never_shows_again_what_it_evicted() -> None:
         assert bool(now[:, -3:].all())
 
 
-def test_h2o_within_its_budget_is_the_full_cache(model: torch.nn.Module, tiny_model: Path) -> None:
+def test_h2o_within_its_budget_is_the_full_cache(model: Any, tiny_model: Path) -> None:
     full = ByRule(make_plan(KVPolicyConfig("full"), read_geometry(tiny_model, "float32")))
     ids = prompt(90)
     want = runner.generate(model, full, ids, 8)
