@@ -88,3 +88,7 @@ def test_bad_values_are_refused(wrong: dict) -> None:
 def test_options_of_an_idle_policy_are_refused() -> None:
     with pytest.raises(HeadAwareError, match="would ignore it"):
         make_config({"window": 128})
+    with pytest.raises(HeadAwareError, match=r"retrieval_share set, .* 'streamingllm' and would"):
+        make_config({"policy": "streamingllm", "retrieval_share": 0.5})
+    wide = make_config({"policy": "streamingllm", "window": 4096})
+    assert wide.window == 4096, "the induction window is not read, so it does not bind"

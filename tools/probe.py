@@ -83,15 +83,13 @@ def needle(engine: SteppedEngine, args: argparse.Namespace) -> dict[str, Any]:
 def perplexity(engine: SteppedEngine, args: argparse.Namespace) -> dict[str, Any]:
     """Perplexity of held-out text, in stretches of --context tokens; the first half of a stretch
     only gives context."""
-    from vllm_headaware.eval.text import held_out_text
+    from vllm_headaware.eval.text import text_windows
 
-    tokens = engine.llm.get_tokenizer().encode(held_out_text())
-    size = min(args.context, TOTAL_TOKENS - 8)
-    stride = max((len(tokens) - size) // TEXT_STRETCHES, 1)
+    tokenizer, size = engine.llm.get_tokenizer(), min(args.context, TOTAL_TOKENS - 8)
+    stretches = text_windows(tokenizer, split="evaluation", count=TEXT_STRETCHES, tokens=size)
     losses: list[float] = []
-    for start in range(0, TEXT_STRETCHES * stride, stride):
-        logprobs = engine.prompt_logprobs(tokens[start : start + size])
-        losses += [-value for value in logprobs[size // 2 :]]
+    for stretch in stretches:
+        losses += [-value for value in engine.prompt_logprobs(stretch)[size // 2 :]]
     return {
         "perplexity": math.exp(statistics.fmean(losses)),
         "tokens": len(losses),

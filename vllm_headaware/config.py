@@ -73,11 +73,16 @@ class KVPolicyConfig:
                     f"kv {name} must be one of {', '.join((AUTO, *FORMATS))}, got {value!r}"
                     f"{_nearest(str(value), FORMATS)}"
                 )
-        if self.induction_window < self.window:
+        if "induction_window" in self.options and self.induction_window < self.window:
             raise HeadAwareError(
                 f"kv induction_window ({self.induction_window}) is narrower than window"
                 f" ({self.window}); induction heads need at least what local heads keep"
             )
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Fields that the policy reads."""
+        return POLICIES[self.policy]().options
 
     @property
     def active(self) -> bool:
@@ -103,10 +108,10 @@ def make_config(flags: Mapping[str, Any], policy_file: str | Path | None = None)
     given.update({key: value for key, value in flags.items() if value is not None})
     _refuse_unknown(given, "kv policy options")
     config = KVPolicyConfig(**given)
-    idle = sorted(set(given) - {"policy"})
-    if idle and not config.active:
+    idle = sorted(set(given) - {"policy", *config.options})
+    if idle:
         raise HeadAwareError(
-            f"{', '.join(idle)} set, but the KV policy is 'full' and would ignore it;"
+            f"{', '.join(idle)} set, but the KV policy is {config.policy!r} and would ignore it;"
             " add --kv-policy headaware or remove the option"
         )
     return config

@@ -146,3 +146,22 @@ def test_7_compiled(model: Path, prompts: list[list[int]], together: Any) -> Non
     engine = {**POLICY, "enforce_eager": False}
     compiled = run_scenario(model, rounds=[prompts], engine=engine)
     assert compiled["tokens"] == together["tokens"]
+
+
+def test_streamingllm_is_the_rule_for_every_head(model: Path, prompts: list[list[int]]) -> None:
+    engine = {
+        "kv_policy": "streamingllm",
+        "kv_sink": 20,
+        "kv_window": 70,
+        "kv_local_dtype": "float32",
+        "max_num_batched_tokens": 100,
+    }
+    report = run_scenario(model, rounds=[prompts], engine=engine)
+    plan = Plan.from_dict(report["plan"])
+    assert [c.name for c in plan.classes] == ["local"]
+    assert plan.request_bytes(450) < plan.dense_bytes(450)
+    reference = HFReference(model, rules_of(plan))
+    for index, prompt in enumerate(prompts):
+        assert report["tokens"][f"0/{index}"] == reference.greedy(prompt, 12), len(prompt)
+    assert report["faults"] == []
+    assert report["held_at_end"] == 0

@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.eval.tokenizer import WordTokenizer
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.eval.needle import NeedleSample, needle_samples, score_answer
 from vllm_headaware.eval.words import POOLS
 
 SPLITS = ("calibration", "evaluation")
-
-
-class WordTokenizer:
-    """A token per word or punctuation mark; a chat template of three tokens."""
-
-    chat_template = "user: ... assistant:"
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        words = re.findall(r"\w+|[^\w\s]", text)
-        return [1] * add_special_tokens + [hash(word) % 1000 + 2 for word in words]
-
-    def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> str:
-        return f"user {messages[0]['content']} assistant now"
 
 
 @pytest.mark.parametrize("tokens", [97, 500, 2000])
@@ -77,7 +64,9 @@ def test_same_seed_same_prompts_other_seed_others() -> None:
     assert {s.answer for s in make(5)}.isdisjoint(s.answer for s in make(5, 301))
 
 
-@pytest.mark.parametrize("field", ["keys", "people", "actions", "things", "places"])
+@pytest.mark.parametrize(
+    "field", ["keys", "people", "actions", "things", "places", "nouns", "letters", "syllables"]
+)
 def test_the_splits_share_no_word_pool(field: str) -> None:
     pools = [{entry.lower() for entry in getattr(POOLS[split], field)} for split in SPLITS]
     assert all(len(pool) >= 8 for pool in pools)

@@ -1,4 +1,4 @@
-"""vllm-headaware: profile | inspect | plan | top | doctor."""
+"""vllm-headaware: profile | inspect | plan | eval | top | doctor."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ COMMANDS = {
     "profile": "score every KV head of a model",
     "inspect": "show a head profile as a layer x head map",
     "plan": "heads per class, bytes per request, concurrency before and after",
+    "eval": "what the model still knows: headaware and baselines at equal bytes",
     "top": "what each KV head of a running server holds, live",
     "doctor": "check the installation: versions, entry points, device",
 }
@@ -25,6 +26,7 @@ a first session:
   vllm-headaware profile ./model            measure the KV heads once
   vllm-headaware inspect ./model            look at them
   vllm-headaware plan ./model               what would it cost, and the command to serve it
+  vllm-headaware eval quick ./model         what does it still know, beside a full cache?
   vllm serve ./model --kv-policy headaware
   vllm-headaware top                        what each head holds, while it serves
 """

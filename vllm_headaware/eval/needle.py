@@ -11,8 +11,14 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.eval.words import POOLS, WordPool
+from vllm_headaware.eval.prompts import (
+    encode_chat,
+    longest_that_fits,
+    pool_of,
+    secret_number,
+    sentence,
+)
+from vllm_headaware.eval.words import WordPool
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,9 @@ def needle_samples(
     Raises:
         HeadAwareError: unknown split, or a length the question does not fit in.
     """
-    if split not in POOLS:
-        raise HeadAwareError(f"split must be one of {', '.join(POOLS)}, got {split!r}")
+    pool = pool_of(split)
     rng = random.Random(f"{split} {tokens} {seed}")
-    return [_sample(tokenizer, POOLS[split], tokens, rng) for _ in range(count)]
+    return [_sample(tokenizer, pool, tokens, rng) for _ in range(count)]
 
 
 def score_answer(sample: NeedleSample, text: str) -> float:
@@ -59,41 +64,22 @@ def score_answer(sample: NeedleSample, text: str) -> float:
 
 def _sample(tokenizer: Any, pool: WordPool, tokens: int, rng: random.Random) -> NeedleSample:
     key = rng.choice(pool.keys)
-    number = str(rng.randrange(5000, 50000) * 2 + pool.residue)
+    number = secret_number(pool, rng)
     fact = f"secret number of {key} is {number}."
     depth = rng.random()
-    filler = [_sentence(pool, rng) for _ in range(tokens // 6 + 1)]
+    filler = [sentence(pool, rng) for _ in range(tokens // 6 + 1)]
 
-    def build(num_sentences: int) -> tuple[list[int], str]:
+    def message(num_sentences: int) -> str:
         text = filler[:num_sentences]
         text.insert(round(depth * num_sentences), f"The {fact}")
-        message = (
+        return (
             "A secret number is hidden in the following text. Remember it.\n\n"
             + " ".join(text)
             + f"\n\nWhat is the secret number of {key} in the text above?"
         )
-        return encode_chat(tokenizer, message), message
 
-    low, high = 0, len(filler)
-    if len(build(0)[0]) > tokens:
-        raise HeadAwareError(f"a needle prompt does not fit in {tokens} tokens; ask for more")
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if len(build(middle)[0]) <= tokens else (low, middle - 1)
-    ids, message = build(low)
-    return NeedleSample(ids, message, number, f"The {fact}", depth)
+    def build(num_sentences: int) -> list[int]:
+        return encode_chat(tokenizer, message(num_sentences))
 
-
-def encode_chat(tokenizer: Any, message: str) -> list[int]:
-    """Token ids of a user message, ready for the model's answer."""
-    if getattr(tokenizer, "chat_template", None):
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
-        )
-        return tokenizer.encode(text, add_special_tokens=False)
-    return tokenizer.encode(message + "\n")
-
-
-def _sentence(pool: WordPool, rng: random.Random) -> str:
-    parts = (pool.people, pool.actions, pool.things, pool.places)
-    return " ".join(rng.choice(part) for part in parts) + "."
+    size = longest_that_fits(build, len(filler), tokens, "a needle prompt")
+    return NeedleSample(build(size), message(size), number, f"The {fact}", depth)

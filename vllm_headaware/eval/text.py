@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
+from typing import Any
 
 from vllm_headaware.errors import HeadAwareError
 
@@ -27,3 +28,26 @@ def held_out_text() -> str:
             f"no held-out text: {NAME} comes with the package {PACKAGE}, which is not installed"
         )
     return Path(str(found[0].locate())).read_text(encoding="utf-8", errors="replace")
+
+
+def text_windows(tokenizer: Any, *, split: str, count: int, tokens: int) -> list[list[int]]:
+    """Passages of exactly `tokens` token ids, evenly spread over a split's half of the text.
+
+    The first half of the text is for calibration, the second for evaluation.
+
+    Raises:
+        HeadAwareError: unknown split, or passages that would overlap.
+    """
+    if split not in ("calibration", "evaluation"):
+        raise HeadAwareError(f"split must be calibration or evaluation, got {split!r}")
+    text = held_out_text()
+    half = len(text) // 2
+    text = text[:half] if split == "calibration" else text[half:]
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    step = len(ids) // count
+    if step < tokens:
+        raise HeadAwareError(
+            f"the {split} text has {len(ids)} tokens, not enough for {count} passages of {tokens};"
+            " ask for fewer or shorter ones"
+        )
+    return [ids[i * step : i * step + tokens] for i in range(count)]

@@ -17,6 +17,9 @@ class WordPool:
         keys: things that have a secret number.
         residue: the last bit of every secret number of the split.
         people, actions, things, places: parts of filler sentences.
+        nouns: words to count.
+        letters: what variable names are made of.
+        syllables: what made-up words are made of.
     """
 
     keys: tuple[str, ...]
@@ -25,6 +28,9 @@ class WordPool:
     actions: tuple[str, ...]
     things: tuple[str, ...]
     places: tuple[str, ...]
+    nouns: tuple[str, ...]
+    letters: str
+    syllables: tuple[str, ...]
 
 
 def _items(text: str) -> tuple[str, ...]:
@@ -50,6 +56,15 @@ POOLS = {
             "near the river,behind the school,on a quiet street,in the market,after the rain,"
             "before breakfast,under the bridge,at the edge of town"
         ),
+        nouns=_items(
+            "apple,bridge,candle,dragon,engine,feather,garden,hammer,island,jacket,"
+            "kitten,ladder,mirror,needle,orange,pencil,rabbit,saddle,tunnel,"
+            "umbrella,violin,wagon,anchor,basket,carpet,dinner,forest,guitar,helmet,"
+            "insect,jungle,kettle,lemon,magnet,napkin,oven,palace,ribbon,silver,"
+            "ticket"
+        ),
+        letters="ABCDEFGHIJKLM",
+        syllables=_items("ba,be,bi,bo,bu,da,de,di,do,du,fa,fe,fi,fo,fu,ga,ge,gi,go,gu"),
     ),
     "evaluation": WordPool(
         keys=_items(
@@ -69,5 +84,14 @@ POOLS = {
             "beside the lake,inside the barn,along the railway,at the harbour,during the storm,"
             "late in the evening,above the bakery,across the valley"
         ),
+        nouns=_items(
+            "arrow,blanket,camera,desert,eagle,fountain,goblet,harbor,iceberg,jewel,"
+            "kingdom,lantern,monkey,notebook,ocean,pepper,quarry,rocket,summer,"
+            "temple,uncle,valley,window,yogurt,zebra,acorn,button,cabin,donkey,"
+            "elbow,finger,ginger,hotel,infant,jelly,koala,lizard,market,nephew,"
+            "orchid"
+        ),
+        letters="NOPQRSTUVWXYZ",
+        syllables=_items("la,le,li,lo,lu,ma,me,mi,mo,mu,na,ne,ni,no,nu,ra,re,ri,ro,ru"),
     ),
 }

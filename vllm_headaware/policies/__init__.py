@@ -3,7 +3,12 @@
 from vllm_headaware.policies.base import HeadPolicy, KVPolicy
 from vllm_headaware.policies.full import Full
 from vllm_headaware.policies.headaware import HeadAware
+from vllm_headaware.policies.streamingllm import StreamingLLM
 
-POLICIES: dict[str, type[KVPolicy]] = {"full": Full, "headaware": HeadAware}
+POLICIES: dict[str, type[KVPolicy]] = {
+    "full": Full,
+    "headaware": HeadAware,
+    "streamingllm": StreamingLLM,
+}
 
-__all__ = ["POLICIES", "Full", "HeadAware", "HeadPolicy", "KVPolicy"]
+__all__ = ["POLICIES", "Full", "HeadAware", "HeadPolicy", "KVPolicy", "StreamingLLM"]

@@ -38,6 +38,11 @@ class KVPolicy(Protocol):
         """Whether classify() wants a head profile."""
         ...
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Fields of KVPolicyConfig that classify() reads; others are refused with this policy."""
+        ...
+
     def classify(
         self, config: KVPolicyConfig, geometry: ModelGeometry, profile: HeadProfile | None
     ) -> tuple[tuple[HeadPolicy, ...], list[list[int]], list[list[int]]]:

@@ -18,6 +18,7 @@ class Full:
     """Stock vLLM. It can be planned, so that it can be compared, but it is never installed."""
 
     needs_profile: bool = False
+    options: tuple[str, ...] = ()
 
     def classify(
         self, config: KVPolicyConfig, geometry: ModelGeometry, profile: HeadProfile | None

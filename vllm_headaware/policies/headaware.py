@@ -28,6 +28,11 @@ class HeadAware:
     """Top heads by gate saliency are retrieval, then top by induction score, the rest is local."""
 
     needs_profile: bool = True
+    options: tuple[str, ...] = (
+        *("head_profile", "retrieval_share", "induction_share"),
+        *("sink", "window", "induction_window"),
+        *("retrieval_dtype", "induction_dtype", "local_dtype"),
+    )
 
     def classify(
         self, config: KVPolicyConfig, geometry: ModelGeometry, profile: HeadProfile | None

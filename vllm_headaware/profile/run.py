@@ -64,7 +64,7 @@ def profile_model(
     started = time.monotonic()
     folder = Path(model_dir)
     digest = model_hash(folder)
-    model, tokenizer = _load(folder)
+    model, tokenizer = load_model(folder)
     _require_plain_attention(model.config.get_text_config(), max(lengths))
     prompts = [
         sample
@@ -146,7 +146,12 @@ def profile_model(
     )
 
 
-def _load(folder: Path) -> tuple[Any, Any]:
+def load_model(folder: Path) -> tuple[Any, Any]:
+    """Model and tokenizer of a folder, in float32, in eval mode, without gradients.
+
+    Raises:
+        HeadAwareError: it cannot be loaded.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 

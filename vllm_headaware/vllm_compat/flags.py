@@ -33,7 +33,7 @@ HELP: dict[str, tuple[str, str]] = {
         "{" + ",".join(POLICIES) + "}",
         "What each KV head keeps. full: everything, as without the plugin. headaware: retrieval"
         " heads keep everything, induction heads a wide window, local heads attention sinks and a"
-        " window; freed blocks return to the pool.",
+        " window; freed blocks return to the pool. streamingllm: sinks and a window for all heads.",
     ),
     "head_profile": (
         "PATH|auto",

@@ -1,0 +1,175 @@
+"""Methods against the oracle: a plan shows what its rules show; h2o keeps what it should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.engine.profiles import make_profile
+from tests.reference.hf import HFReference
+from vllm_headaware.config import KVPolicyConfig
+from vllm_headaware.eval import runner
+from vllm_headaware.eval.baselines import streamingllm_at, tokens_per_head
+from vllm_headaware.eval.methods import ByRule, HeavyHitters, rule_of
+from vllm_headaware.geometry import read_geometry
+from vllm_headaware.plan import BLOCK_QUANTUM, Plan, make_plan
+
+OPTIONS = KVPolicyConfig(
+    "headaware",
+    retrieval_share=0.3,
+    induction_share=0.2,
+    sink=20,
+    window=40,
+    induction_window=130,
+)
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_model: Path) -> Plan:
+    return make_plan(OPTIONS, read_geometry(tiny_model, "float32"), make_profile(tiny_model))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+
+
+def prompt(num_tokens: int, seed: int = 5) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(8, 211, (num_tokens,), generator=generator).tolist()
+
+
+@pytest.mark.parametrize("num_tokens", [1, 97, 333])
+def test_a_plan_shows_what_its_rules_show(
+    tiny_model: Path,
+    model: Any,
+    plan: Plan,
+    num_tokens: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner, "CHUNK", 70)
+    rules = [[rule_of(plan.classes[index]) for index in row] for row in plan.assignment]
+    reference = HFReference(tiny_model, rules)
+    ids = prompt(num_tokens)
+    expected = reference.greedy(ids, 9)
+    assert runner.generate(model, ByRule(plan), ids, 9) == expected
+    got = runner.continuation_logprobs(model, ByRule(plan), ids, expected)
+    want = reference.logprobs(ids + expected)[num_tokens - 1 : -1]
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
+    if num_tokens > 300:
+        assert HFReference(tiny_model).greedy(ids, 9) != expected, "the rules must matter"
+
+
+def test_quantised_classes_show(model: Any, tiny_model: Path) -> None:
+    ids, more = prompt(200), prompt(17, seed=6)
+    geometry = read_geometry(tiny_model, "float32")
+
+    def logprobs(dtype: str) -> torch.Tensor:
+        options = KVPolicyConfig("headaware", retrieval_share=1.0, retrieval_dtype=dtype)
+        plan = make_plan(options, geometry, make_profile(tiny_model))
+        return runner.continuation_logprobs(model, ByRule(plan), ids, more)
+
+    exact = logprobs("float32")
+    error = {d: float((logprobs(d) - exact).abs().max()) for d in ("int8", "int4")}
+    assert 1e-4 < error["int8"] < error["int4"]
+
+
+def test_an_answer_ends_where_the_model_ends_it(model: Any, plan: Plan) -> None:
+    ids = prompt(50)
+    answer = runner.generate(model, ByRule(plan), ids, 6)
+    end = answer[3]
+    before = model.generation_config.eos_token_id
+    model.generation_config.eos_token_id = [end]
+    try:
+        got = runner.generate(model, ByRule(plan), ids, 6)
+    finally:
+        model.generation_config.eos_token_id = before
+    assert got == answer[: answer.index(end)]
+
+
+def attend_by_hand(drawn: torch.Tensor, budget: int) -> set[int]:
+    """Indices that h2o keeps of one KV head, from accumulated attention."""
+    total = len(drawn)
+    latest = set(range(total - budget // 2, total))
+    older = sorted(set(range(total)) - latest, key=lambda j: -float(drawn[j]))
+    return latest | set(older[: budget - budget // 2])
+
+
+def test_h2o_keeps_heavy_hitters_and_the_latest() -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 30, 8) for heads in (4, 2, 2))
+    method = HeavyHitters(budget=9, dtype="float32")
+    method.attend(0, query, key, value, 1.0)
+    assert bool(method.held[0].all()), "the prompt is computed with everything visible"
+    method.prompt_done()
+    weights = (
+        (query[0].view(2, 2, 30, 8) @ key[0][:, None].transpose(-1, -2))
+        .masked_fill(torch.ones(30, 30).triu(1).bool(), float("-inf"))
+        .softmax(-1)
+    )
+    for head in range(2):
+        kept = attend_by_hand(weights[head].sum((0, 1)), 9)
+        assert set(method.held[0][head].nonzero().flatten().tolist()) == kept
+
+
+def test_h2o_never_shows_again_what_it_evicted() -> None:
+    torch.manual_seed(1)
+    key, value = torch.randn(1, 2, 60, 8), torch.randn(1, 2, 60, 8)
+    method = HeavyHitters(budget=7, dtype="float32")
+    method.attend(0, torch.randn(1, 4, 20, 8), key[:, :, :20], value[:, :, :20], 1.0)
+    method.prompt_done()
+    for length in range(21, 61):
+        before = method.held[0]
+        query = torch.randn(1, 4, 1, 8)
+        output = method.attend(0, query, key[:, :, :length], value[:, :, :length], 1.0)
+        held = torch.cat([before, torch.ones(2, 1, dtype=torch.bool)], 1)
+        for head in range(4):
+            own = held[head // 2]
+            keys, values = key[0, head // 2, :length][own], value[0, head // 2, :length][own]
+            expected = (query[0, head] @ keys.T).softmax(-1) @ values
+            torch.testing.assert_close(output[0, head], expected, atol=1e-5, rtol=0)
+        now = method.held[0]
+        assert now.sum(1).tolist() == [7, 7]
+        assert bool((now[:, :-1] <= before).all())
+        assert bool(now[:, -3:].all())
+
+
+def test_h2o_within_its_budget_is_the_full_cache(model: Any, tiny_model: Path) -> None:
+    full = ByRule(make_plan(KVPolicyConfig("full"), read_geometry(tiny_model, "float32")))
+    ids = prompt(90)
+    want = runner.generate(model, full, ids, 8)
+    method = HeavyHitters(budget=98, dtype="float32")
+    assert runner.generate(model, method, ids, 8) == want
+    assert runner.generate(model, method, ids, 8) == want, "a new request starts afresh"
+    assert runner.generate(model, HeavyHitters(10, "float32"), ids, 8) != want
+
+
+def test_a_baseline_never_needs_more_than_the_whole_request(plan: Plan) -> None:
+    baseline = streamingllm_at(plan, OPTIONS, 97)
+    assert baseline.request_bytes(97) < plan.request_bytes(97), "the other case"
+    assert (baseline.classes[0].policy.window or 0) >= 97
+
+
+@pytest.mark.parametrize("num_tokens", [333, 700, 2048])
+def test_baselines_get_at_least_the_bytes_and_no_block_more(plan: Plan, num_tokens: int) -> None:
+    wanted = plan.request_bytes(num_tokens)
+    baseline = streamingllm_at(plan, OPTIONS, num_tokens)
+    assert baseline.policy == "streamingllm"
+    assert baseline.request_bytes(num_tokens) >= wanted
+    window = baseline.classes[0].policy.window
+    assert window is not None
+    if window > BLOCK_QUANTUM:
+        smaller = KVPolicyConfig("streamingllm", sink=20, window=window - BLOCK_QUANTUM)
+        assert make_plan(smaller, plan.geometry).request_bytes(num_tokens) < wanted
+    held = tokens_per_head(baseline, num_tokens)
+    dense = make_plan(KVPolicyConfig("full"), plan.geometry).dense_bytes(held)
+    assert dense == baseline.request_bytes(num_tokens)
+
+
+def test_h2o_refuses_a_budget_it_cannot_split() -> None:
+    with pytest.raises(ValueError, match="at least 2 tokens per KV head, got 1"):
+        HeavyHitters(1, "float32")
