@@ -14,8 +14,9 @@ from tests.reference.hf import HFReference
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.eval import runner
 from vllm_headaware.eval.baselines import streamingllm_at, tokens_per_head
-from vllm_headaware.eval.methods import ByRule, HeavyHitters, rule_of
+from vllm_headaware.eval.methods import ByRule, HeavyHitters
 from vllm_headaware.geometry import read_geometry
+from vllm_headaware.kernels.reference import UNLIMITED, HeadRule
 from vllm_headaware.plan import BLOCK_QUANTUM, Plan, make_plan
 
 OPTIONS = KVPolicyConfig(
@@ -52,7 +53,12 @@ def test_a_plan_shows_what_its_rules_show(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(runner, "CHUNK", 70)
-    rules = [[rule_of(plan.classes[index]) for index in row] for row in plan.assignment]
+    by_class = {
+        "retrieval": UNLIMITED,
+        "induction": HeadRule(20, 130, plan.classes[1].block_tokens),
+        "local": HeadRule(20, 40, plan.classes[2].block_tokens),
+    }
+    rules = [[by_class[plan.classes[index].name] for index in row] for row in plan.assignment]
     reference = HFReference(tiny_model, rules)
     ids = prompt(num_tokens)
     expected = reference.greedy(ids, 9)
@@ -122,18 +128,23 @@ def test_h2o_never_shows_again_what_it_evicted() -> None:
     method = HeavyHitters(budget=7, dtype="float32")
     method.attend(0, torch.randn(1, 4, 20, 8), key[:, :, :20], value[:, :, :20], 1.0)
     method.prompt_done()
+    drawn = method.drawn[0].clone()
     for length in range(21, 61):
         before = method.held[0]
+        drawn = torch.cat([drawn, torch.zeros(2, 1)], 1)
         query = torch.randn(1, 4, 1, 8)
         output = method.attend(0, query, key[:, :, :length], value[:, :, :length], 1.0)
         held = torch.cat([before, torch.ones(2, 1, dtype=torch.bool)], 1)
         for head in range(4):
             own = held[head // 2]
             keys, values = key[0, head // 2, :length][own], value[0, head // 2, :length][own]
-            expected = (query[0, head] @ keys.T).softmax(-1) @ values
-            torch.testing.assert_close(output[0, head], expected, atol=1e-5, rtol=0)
+            weights = (query[0, head] @ keys.T).softmax(-1)
+            torch.testing.assert_close(output[0, head], weights @ values, atol=1e-5, rtol=0)
+            drawn[head // 2, own] += weights[0]
         now = method.held[0]
-        assert now.sum(1).tolist() == [7, 7]
+        for head in range(2):
+            kept = attend_by_hand(drawn[head].masked_fill(~held[head], -1.0), 7)
+            assert set(now[head].nonzero().flatten().tolist()) == kept
         assert bool((now[:, :-1] <= before).all())
         assert bool(now[:, -3:].all())
 

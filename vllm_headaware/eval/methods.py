@@ -147,7 +147,7 @@ class HeavyHitters:
         rank = drawn.masked_fill(~held, -1.0)
         rank[:, -latest:] = float("inf")
         kept = rank.topk(self.budget, dim=1).indices
-        self.held[layer] = torch.zeros_like(held).scatter_(1, kept, True) & held
+        self.held[layer] = torch.zeros_like(held).scatter_(1, kept, True)
 
 
 def rule_of(head_class: HeadClass) -> HeadRule:
