@@ -260,18 +260,16 @@ struct Head {
       vf scale[NV], low[NV];
       key_scales(r, tile, scale, low);
       if (rows <= FEW_ROWS) {
-        for (int half = 0; half < 2; ++half)
-          quad_dots<F, false>(
-              q.narrow, rows, r.key_tile(tile), next, F::quad_bytes, D / 4, half,
-              [&](int i, const int32_t* sums) {
-                for (int j = 0; j < NV / 2; ++j) {
-                  const int at = half * NV / 2 + j;
-                  vi x = *reinterpret_cast<const vi_loose*>(sums + j * W);
-                  vf dot = __builtin_convertvector(x - F::key_offset * q.narrow_sums[i], vf);
-                  store(scores + i * PANEL + at * W,
-                        dot * q.narrow[i].step * scale[at] + low[at] * q.sums[i]);
-                }
-              });
+        quad_dots<F, false>(
+            q.narrow, rows, r.key_tile(tile), next, F::quad_bytes, D / 4,
+            [&](int i, const int32_t* sums) {
+              for (int j = 0; j < NV; ++j) {
+                vi x = *reinterpret_cast<const vi_loose*>(sums + j * W);
+                vf dot = __builtin_convertvector(x - F::key_offset * q.narrow_sums[i], vf);
+                store(scores + i * PANEL + j * W,
+                      dot * q.narrow[i].step * scale[j] + low[j] * q.sums[i]);
+              }
+            });
         return;
       }
       for (int k = 0; k < D; ++k)
@@ -331,7 +329,7 @@ struct Head {
         for (int i = 0; i < D; i += LANES)
           quad_dots<F, true>(narrow, rows, quad + i / GRANULE * F::quad_bytes,
                              next + i / GRANULE * F::quad_bytes, 4 * r.row_bytes(),
-                             (count + 3) / 4, i / LANES % 2, [&](int row, const int32_t* sums) {
+                             (count + 3) / 4, [&](int row, const int32_t* sums) {
                                float* p = out + row * D + i;
                                for (int k = 0; k < LANES; k += W) {
                                  vi x = *reinterpret_cast<const vi_loose*>(sums + k);

@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr int LANES = 16;  // lanes of a quad that one call works on: half of them
+constexpr int LANES = GRANULE;  // of a quad
 constexpr float NARROW_MOST = 16383;
 
 // [N] numbers x as integers, x = step * integer.
@@ -63,50 +63,68 @@ struct Narrow {
 // lies at `next` in the same steps.
 template <class F, bool is_value, int R, int N>
 inline void quad_dot(const Narrow<N>* rows, const uint8_t* quad, const uint8_t* next,
-                     int64_t quad_step, int quads, int half, int32_t (*out)[LANES]) {
-  constexpr bool packed = F::quad_bytes == 64;
-  quad += packed ? 0 : half * 64;
-  next += packed ? 0 : half * 64;
+                     int64_t quad_step, int quads, int32_t (*out)[LANES]) {
+  constexpr bool packed = F::quad_bytes == 64;  // two lanes' elements share a byte
 #if defined(__AVX512VNNI__)
-  __m512i hi[R], lo[R];
-  for (int r = 0; r < R; ++r) hi[r] = lo[r] = _mm512_setzero_si512();
+  __m512i hi[R][2], lo[R][2];
+  for (int r = 0; r < R; ++r)
+    for (int half = 0; half < 2; ++half) hi[r][half] = lo[r][half] = _mm512_setzero_si512();
   for (int n = 0; n < quads; ++n, quad += quad_step, next += quad_step) {
     __builtin_prefetch(next, 0, 2);
-    __m512i x = _mm512_loadu_si512(quad);
-    if (packed) x = _mm512_and_si512(half ? _mm512_srli_epi16(x, 4) : x, _mm512_set1_epi8(15));
+    if (!packed) __builtin_prefetch(next + 64, 0, 2);
+    __m512i x[2] = {_mm512_loadu_si512(quad), _mm512_loadu_si512(quad + (packed ? 0 : 64))};
+    if (packed) {
+      x[0] = _mm512_and_si512(x[0], _mm512_set1_epi8(15));
+      x[1] = _mm512_and_si512(_mm512_srli_epi16(x[1], 4), _mm512_set1_epi8(15));
+    }
     for (int r = 0; r < R; ++r) {
       int32_t a, b;
       std::memcpy(&a, rows[r].hi + 4 * n, 4);
       std::memcpy(&b, rows[r].lo + 4 * n, 4);
       const __m512i y = _mm512_set1_epi32(a), z = _mm512_set1_epi32(b);
-      hi[r] = is_value ? _mm512_dpbusd_epi32(hi[r], y, x) : _mm512_dpbusd_epi32(hi[r], x, y);
-      lo[r] = is_value ? _mm512_dpbusd_epi32(lo[r], z, x) : _mm512_dpbusd_epi32(lo[r], x, z);
+      for (int half = 0; half < 2; ++half)
+        if constexpr (is_value) {
+          hi[r][half] = _mm512_dpbusd_epi32(hi[r][half], y, x[half]);
+          lo[r][half] = _mm512_dpbusd_epi32(lo[r][half], z, x[half]);
+        } else {
+          hi[r][half] = _mm512_dpbusd_epi32(hi[r][half], x[half], y);
+          lo[r][half] = _mm512_dpbusd_epi32(lo[r][half], x[half], z);
+        }
     }
   }
   for (int r = 0; r < R; ++r)
-    _mm512_storeu_si512(out[r], _mm512_add_epi32(_mm512_slli_epi32(hi[r], 7), lo[r]));
+    for (int half = 0; half < 2; ++half)
+      _mm512_storeu_si512(out[r] + 16 * half,
+                          _mm512_add_epi32(_mm512_slli_epi32(hi[r][half], 7), lo[r][half]));
 #elif defined(__AVX2__)
-  __m256i sum[R][4];
-  for (int r = 0; r < R; ++r)
-    for (int p = 0; p < 4; ++p) sum[r][p] = _mm256_setzero_si256();
-  for (int n = 0; n < quads; ++n, quad += quad_step, next += quad_step) {
-    __builtin_prefetch(next, 0, 2);
-    for (int p = 0; p < 4; ++p) {
-      __m128i bytes = _mm_loadu_si128((const __m128i*)(quad + 16 * p));
-      if (packed) bytes = _mm_and_si128(half ? _mm_srli_epi16(bytes, 4) : bytes, _mm_set1_epi8(15));
-      const __m256i x = is_value && !packed ? _mm256_cvtepi8_epi16(bytes) : _mm256_cvtepu8_epi16(bytes);
-      for (int r = 0; r < R; ++r) {
-        int64_t y;
-        std::memcpy(&y, rows[r].x + 4 * n, 8);
-        sum[r][p] = _mm256_add_epi32(sum[r][p], _mm256_madd_epi16(x, _mm256_set1_epi64x(y)));
+  for (int half = 0; half < 2; ++half) {
+    const uint8_t* from = quad + (packed ? 0 : 64 * half);
+    const uint8_t* ahead = next + (packed ? 0 : 64 * half);
+    __m256i sum[R][4];
+    for (int r = 0; r < R; ++r)
+      for (int p = 0; p < 4; ++p) sum[r][p] = _mm256_setzero_si256();
+    for (int n = 0; n < quads; ++n, from += quad_step, ahead += quad_step) {
+      __builtin_prefetch(ahead, 0, 2);
+      for (int p = 0; p < 4; ++p) {
+        __m128i bytes = _mm_loadu_si128((const __m128i*)(from + 16 * p));
+        if (packed)
+          bytes = _mm_and_si128(half ? _mm_srli_epi16(bytes, 4) : bytes, _mm_set1_epi8(15));
+        const __m256i x =
+            is_value && !packed ? _mm256_cvtepi8_epi16(bytes) : _mm256_cvtepu8_epi16(bytes);
+        for (int r = 0; r < R; ++r) {
+          int64_t y;
+          std::memcpy(&y, rows[r].x + 4 * n, 8);
+          sum[r][p] = _mm256_add_epi32(sum[r][p], _mm256_madd_epi16(x, _mm256_set1_epi64x(y)));
+        }
       }
     }
+    for (int r = 0; r < R; ++r)
+      for (int p = 0; p < 4; p += 2) {
+        const __m256i pairs = _mm256_hadd_epi32(sum[r][p], sum[r][p + 1]);
+        _mm256_storeu_si256((__m256i*)(out[r] + 16 * half + 4 * p),
+                            _mm256_permute4x64_epi64(pairs, 0xd8));
+      }
   }
-  for (int r = 0; r < R; ++r)
-    for (int p = 0; p < 4; p += 2) {
-      const __m256i pairs = _mm256_hadd_epi32(sum[r][p], sum[r][p + 1]);
-      _mm256_storeu_si256((__m256i*)(out[r] + 4 * p), _mm256_permute4x64_epi64(pairs, 0xd8));
-    }
 #else
   (void)next;
   for (int r = 0; r < R; ++r)
@@ -115,8 +133,8 @@ inline void quad_dot(const Narrow<N>* rows, const uint8_t* quad, const uint8_t* 
     for (int r = 0; r < R; ++r)
       for (int lane = 0; lane < LANES; ++lane)
         for (int k = 0; k < 4; ++k) {
-          const uint8_t byte = quad[4 * lane + k];
-          const int x = packed ? (half ? byte >> 4 : byte & 15) : is_value ? int8_t(byte) : byte;
+          const uint8_t byte = quad[4 * (packed ? lane % 16 : lane) + k];
+          const int x = packed ? (lane < 16 ? byte & 15 : byte >> 4) : is_value ? int8_t(byte) : byte;
           out[r][lane] += x * rows[r].x[4 * n + k];
         }
 #endif
@@ -125,14 +143,14 @@ inline void quad_dot(const Narrow<N>* rows, const uint8_t* quad, const uint8_t* 
 // The same for any number of rows; `use` takes a row's index and its LANES sums.
 template <class F, bool is_value, int N, class Use>
 inline void quad_dots(const Narrow<N>* rows, int num_rows, const uint8_t* quad,
-                      const uint8_t* next, int64_t quad_step, int quads, int half, Use use) {
+                      const uint8_t* next, int64_t quad_step, int quads, Use use) {
   constexpr int MOST = W == 16 ? 6 : 3;
   alignas(64) int32_t sums[MOST][LANES];
   int r = 0;
   auto pass = [&](auto count) {
     constexpr int R = decltype(count)::value;
     for (; r + R <= num_rows; r += R) {
-      quad_dot<F, is_value, R>(rows + r, quad, next, quad_step, quads, half, sums);
+      quad_dot<F, is_value, R>(rows + r, quad, next, quad_step, quads, sums);
       for (int i = 0; i < R; ++i) use(r + i, sums[i]);
     }
   };
