@@ -138,10 +138,6 @@ inline void quantise(float* x, int n, uint16_t* scale, uint16_t* low) {
 
 // ---- one head class ------------------------------------------------------------------------------
 
-struct Span {
-  int request, first, last;  // query tokens [first, last) of the request's step
-};
-
 struct Item {
   int class_index, head, request;
   int first, last;            // query tokens of the request's step
