@@ -19,6 +19,11 @@ from vllm_headaware.kernels.formats import FORMATS
 from vllm_headaware.policies import POLICIES
 from vllm_headaware.policies.base import AUTO
 
+WHOLE_NUMBERS = {"sink": 0, "window": 1, "induction_window": 1, "budget": 0}
+"""Fields that count tokens, and the least each may be."""
+DEALT_BY_BUDGET = ("window", "induction_window")
+"""Fields that a budget takes the place of."""
+
 
 @dataclass(frozen=True)
 class KVPolicyConfig:
@@ -26,7 +31,8 @@ class KVPolicyConfig:
 
     Shares are fractions of all KV heads of the model; sinks and windows are in tokens and are
     rounded outward to whole blocks, never inward. A dtype is a KV format by name or "auto": int8
-    where the native kernels can run, else the model's own.
+    where the native kernels can run, else the model's own. `budget` is the mean number of tokens
+    that a KV head keeps of a request; 0 leaves the windows as they are named.
 
     Raises:
         HeadAwareError: a value is of the wrong type or out of range.
@@ -42,6 +48,7 @@ class KVPolicyConfig:
     retrieval_dtype: str = AUTO
     induction_dtype: str = AUTO
     local_dtype: str = AUTO
+    budget: int = 0
 
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
@@ -60,7 +67,7 @@ class KVPolicyConfig:
                     f"kv {name} must be a number from 0 to 1 (a share of all KV heads),"
                     f" got {value!r}"
                 )
-        for name, least in (("sink", 0), ("window", 1), ("induction_window", 1)):
+        for name, least in WHOLE_NUMBERS.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise HeadAwareError(
@@ -113,6 +120,12 @@ def make_config(flags: Mapping[str, Any], policy_file: str | Path | None = None)
         raise HeadAwareError(
             f"{', '.join(idle)} set, but the KV policy is {config.policy!r} and would ignore it;"
             " add --kv-policy headaware or remove the option"
+        )
+    dealt = sorted(set(given) & set(DEALT_BY_BUDGET))
+    if config.budget and dealt:
+        raise HeadAwareError(
+            f"{', '.join(dealt)} set, but budget ({config.budget} tokens) decides the windows;"
+            " remove one or the other"
         )
     return config
 
