@@ -2,6 +2,8 @@
 # make test    lint and all tests
 # make smoke   the real server and stock vLLM side by side; the last line is JSON
 # make bench   the attention op and the engine against stock vLLM; needs an idle machine
+# make overload four times what the cache holds, against stock vLLM; last line is JSON
+# make soak    random load, aborts and pressure for MINUTES, then everything must be given back
 # make monitor     the server with a real Prometheus beside it
 # make observe     server, Prometheus, load, every dashboard query, the live page; last line is JSON
 # make dashboards  write docs/metrics.md and the Grafana dashboards anew
@@ -12,6 +14,7 @@ PYTHON ?= python3
 PORT ?= 8000
 MODEL ?= .cache/models/SmolLM2-135M-Instruct
 POLICY ?= headaware
+MINUTES ?= 30
 PYTEST_ARGS ?=
 
 VENV := .venv
@@ -27,7 +30,7 @@ export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help venv model profile serve test test-fast smoke bench monitor observe dashboards \
+.PHONY: help venv model profile serve test test-fast smoke bench overload soak monitor observe dashboards \
     monitoring-tools lint format clean
 
 help:
@@ -92,6 +95,12 @@ smoke: $(INSTALLED) $(PROFILED)
 bench: $(INSTALLED) $(PROFILED)
 	$(PY) benchmarks/bench_attention.py
 	$(PY) benchmarks/bench_serving.py --model $(MODEL)
+
+overload: $(INSTALLED) $(PROFILED)
+	@$(PY) tools/overload.py --model $(MODEL)
+
+soak: $(INSTALLED) $(PROFILED)
+	@$(PY) tools/soak.py --model $(MODEL) --minutes $(MINUTES)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check

@@ -148,7 +148,7 @@ def test_a_lost_middle_block_shortens_nothing_beyond_it() -> None:
 
 def test_admission_counts_what_will_be_held() -> None:
     manager = make_manager()
-    most = manager.kv_cache_spec.max_blocks_per_request
+    most = manager.kv_cache_spec.max_blocks(9)
 
     def needed(tokens: int, cap: bool) -> int:
         return manager.get_num_blocks_to_allocate("new", tokens, [], 0, 0, tokens, cap)
@@ -169,7 +169,7 @@ def test_cached_free_blocks_count_as_taken() -> None:
 
 def test_visible_blocks_of_a_spec() -> None:
     spec = make_manager().kv_cache_spec
-    assert sorted(visible_blocks(spec, 40)) == [0, 1, 8, 9]
-    assert sorted(visible_blocks(spec, 12)) == [0, 1, 2]
-    assert sorted(visible_blocks(spec, 4)) == [0]
-    assert visible_blocks(spec, 3) == []
+    assert sorted(visible_blocks(spec, 40, 9)) == [0, 1, 8, 9]
+    assert sorted(visible_blocks(spec, 12, 9)) == [0, 1, 2]
+    assert sorted(visible_blocks(spec, 4, 9)) == [0]
+    assert visible_blocks(spec, 3, 9) == []

@@ -11,7 +11,8 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
-from vllm_headaware.vllm_compat.carrier import get_plan, get_profile_checksum
+from vllm_headaware.vllm_compat.budgets import budgets_of
+from vllm_headaware.vllm_compat.carrier import get_limits, get_plan, get_profile_checksum
 from vllm_headaware.vllm_compat.wrap import wrap
 
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ class SchedulerLedger:
         events, self.events = self.events, self.new_events()
         events.freed["window"] = window - self.window_freed
         self.window_freed = window
-        return take_census(scheduler, self.plan, events)
+        budgets = budgets_of(scheduler)
+        if budgets is not None:
+            events = dataclasses.replace(events, **budgets.take_events())
+        return take_census(scheduler, self.plan, events, budgets)
 
     def gives_back(self, scheduler: Any, request: Any) -> None:
         """A request is about to give up its blocks; those that others share stay."""
@@ -76,7 +80,7 @@ class SchedulerLedger:
         reason = "finished" if request.is_finished() else "preempted"
         self.events.freed[reason] += sum(block.ref_cnt == 1 for block in own)
         if own and reason == "finished":
-            holding = holding_of(scheduler, self.plan, request)
+            holding = holding_of(scheduler, self.plan, request, budgets_of(scheduler))
             self.events.finished.append(dataclasses.replace(holding, request_id=""))
 
 
@@ -135,6 +139,7 @@ def _init_loggers(original: Any, self: Any, vllm_config: Any, *args: Any, **kwar
             model_name=vllm_config.model_config.served_model_name,
             profile=get_profile_checksum(vllm_config),
             engines=self.engine_indexes,
+            limits=get_limits(vllm_config),
         )
 
 
