@@ -28,6 +28,8 @@ WHOLE_NUMBERS = {
     "request_budget_max": 0,
 }
 """Fields that count tokens, and the least each may be."""
+MOST_TOKENS = 2**30
+"""No field may count more."""
 PRESSURE = ("floor", "request_budget_min", "request_budget_max", "request_full")
 """Fields that every policy but `full` has: what happens under load, and to single requests."""
 DEALT_BY_BUDGET = ("window", "induction_window")
@@ -65,7 +67,7 @@ class KVPolicyConfig:
     request_full: str = "allow"
 
     def __post_init__(self) -> None:
-        if self.policy not in POLICIES:
+        if not isinstance(self.policy, str) or self.policy not in POLICIES:
             raise HeadAwareError(
                 f"kv policy {self.policy!r} does not exist; choose one of {', '.join(POLICIES)}"
                 f"{_nearest(str(self.policy), POLICIES)}"
@@ -83,9 +85,10 @@ class KVPolicyConfig:
                 )
         for name, least in WHOLE_NUMBERS.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            if type(value) is not int or not least <= value <= MOST_TOKENS:
                 raise HeadAwareError(
-                    f"kv {name} must be a whole number of tokens, at least {least}, got {value!r}"
+                    f"kv {name} must be a whole number of tokens, at least {least} and at most"
+                    f" {MOST_TOKENS}, got {value!r}"
                 )
         if not _is_number(self.floor) or not 0 < self.floor <= 1:
             raise HeadAwareError(
