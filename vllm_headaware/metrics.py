@@ -38,8 +38,8 @@ class HeadAwareMetrics:
         model_name: str | list[str],
         profile: str,
         engines: Sequence[int],
-        limits: RequestLimits | None = None,
         registry: CollectorRegistry = REGISTRY,
+        limits: RequestLimits | None = None,
     ) -> None:
         self.plan = plan
         self.model_name = model_name if isinstance(model_name, str) else model_name[0]

@@ -390,5 +390,7 @@ def _windows_of_step(runner: Any) -> dict[str, Any]:
     rows = [[window or 0 for window in plan.windows]] * len(runner.input_batch.req_ids)
     for index, tokens in own.items():
         rows[index] = tokens
-    columns = torch.tensor(rows, dtype=torch.int32).T.contiguous()
-    return {c.name: column for c, column in zip(plan.classes, columns, strict=True)}
+    return {
+        head_class.name: torch.tensor(column, dtype=torch.int32)
+        for head_class, column in zip(plan.classes, zip(*rows, strict=True), strict=True)
+    }
