@@ -149,3 +149,15 @@ def test_pressure_restarts_patience_and_the_floor_holds() -> None:
     monitor.reset()
     assert monitor.level == 0
     assert monitor.changes == {"tighten": 2, "relax": 2}
+
+
+def test_what_is_held_counts_and_a_prefill_needs_a_block_more() -> None:
+    pool = Pool(PLAN.classes, 500, 0)
+    windows = (None, *PLAN.windows[1:])
+    holding = Tenant(windows, 6000, [[BLOCK] * 12, [BLOCK] * 2, [BLOCK]], 0)
+    nothing = Tenant(windows, 6000, [[], [], []], 0)
+    assert pool.left(400, [holding]) - pool.left(400, [nothing]) == 12 + 2 + 1
+    prefilling = Tenant(windows, 6000, [[], [], []], 6000)
+    assert pool.left(400, [nothing]) - pool.left(400, [prefilling]) == 2, "one per windowed class"
+    short = Tenant(windows, 20, [[], [], []], 20)
+    assert pool.left(400, [short]) == 400 - 3, "never more than the request has"

@@ -1,6 +1,7 @@
 """A real server with two engines and two front ends: options of requests, clients that die."""
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -142,6 +143,36 @@ def test_bad_options_are_http_400(server: Server, extra: Any, sentence: str) -> 
     status, answer = ask(server, [5, 6, 7], vllm_xargs=extra)
     assert status == 400
     assert sentence in answer["error"]["message"]
+
+
+def test_malformed_requests_are_refused_and_the_server_goes_on(server: Server) -> None:
+    rng = random.Random(5)
+    values: list[Any] = [
+        None,
+        True,
+        -1,
+        2**70,
+        1.5,
+        "",
+        "full ",
+        [],
+        [1],
+        ["a"],
+        {"a": 1},
+        "é" * 99,
+    ]
+    names = ("kv_budget", "kv_level", "kv_policy", "kv_budgets", "kv_windows", "KV_BUDGET ")
+    for _ in range(100):
+        xargs: Any = {rng.choice(names): rng.choice(values)}
+        if rng.random() < 0.2:
+            xargs = rng.choice([[], "kv_budget", 5, [xargs]])
+        status, answer = ask(server, [5, 6, 7], vllm_xargs=xargs)
+        # Names that are not ours, and values that ask for nothing, are let be.
+        ours = isinstance(xargs, dict) and next(iter(xargs)).startswith("kv_")
+        nothing = isinstance(xargs, dict) and next(iter(xargs.values())) is None
+        assert status == 400 or (status == 200 and (not ours or nothing)), (xargs, answer)
+        assert status == 200 or 10 < len(answer["error"]["message"]) < 1500
+    assert ask(server, [5, 6, 7])[0] == 200
 
 
 def test_a_client_that_is_killed_leaves_nothing(server: Server, prompts: list[list[int]]) -> None:

@@ -91,7 +91,7 @@ def main() -> None:
         )
         return [[list(o.token_ids) for o in output.outputs] for output in outputs]
 
-    choices = ["w20", "w90"]
+    choices = ["w20", "w35"]  # no other word is the beginning of one
     guided = StructuredOutputsParams(choice=choices)
     beams = llm.beam_search(
         tokens, BeamSearchParams(beam_width=BEAM_WIDTH, max_tokens=BEAM_TOKENS, ignore_eos=True)

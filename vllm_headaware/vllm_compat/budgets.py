@@ -193,15 +193,12 @@ class Budgets:
         if self.monitor.started(self.share_left(tenants)):
             self._say(level, "little of the pool is left")
 
-    def take_events(self) -> dict[str, dict[str, int]]:
+    def take_events(self) -> tuple[dict[str, int], dict[str, int]]:
         """level_changes and started since the last call; see census.Events."""
         changes, seen = dict(self.monitor.changes), self._changes_seen
         self._changes_seen = changes
         started, self.started = self.started, {}
-        return {
-            "level_changes": {name: count - seen[name] for name, count in changes.items()},
-            "started": started,
-        }
+        return {name: count - seen[name] for name, count in changes.items()}, started
 
     def step(self) -> None:
         """An engine step begins."""

@@ -63,7 +63,7 @@ class SchedulerLedger:
         self.window_freed = window
         budgets = budgets_of(scheduler)
         if budgets is not None:
-            events = dataclasses.replace(events, **budgets.take_events())
+            events.level_changes, events.started = budgets.take_events()
         return take_census(scheduler, self.plan, events, budgets)
 
     def gives_back(self, scheduler: Any, request: Any) -> None:
