@@ -126,7 +126,7 @@ def take_census(
     """
     pool = scheduler.kv_cache_manager.block_pool
     running = {request.request_id: request for request in scheduler.running}
-    held, tokens = {}, {}
+    held, tokens, holes = {}, {}, {}
     for head_class, manager in zip(plan.classes, _managers(scheduler), strict=True):
         filled: dict[int, int] = {}
         for request_id, blocks in manager.req_to_blocks.items():
@@ -135,6 +135,8 @@ def take_census(
             for block, count in _filled_blocks(blocks, length, head_class.block_tokens):
                 filled[block.block_id] = max(count, filled.get(block.block_id, 0))
         held[head_class.name], tokens[head_class.name] = len(filled), sum(filled.values())
+        hidden = sum(block.is_null for own in manager.req_to_blocks.values() for block in own)
+        holes[head_class.name] = hidden * head_class.block_tokens
     lengths = [request.num_computed_tokens for request in running.values()]
     windows = [budgets.windows_of(r) if budgets else plan.windows for r in running.values()]
     unlimited = [c.name for c in plan.classes if c.policy.window is None]
@@ -147,8 +149,9 @@ def take_census(
         free=free,
         total=total,
         tokens=tokens,
-        # An unlimited class holds every token once, however many requests share it.
-        dense_tokens=tokens[unlimited[0]] if unlimited else sum(lengths),
+        # An unlimited class holds every token once, however many requests share it; it has holes
+        # only of requests whose own budget caps it.
+        dense_tokens=tokens[unlimited[0]] + holes[unlimited[0]] if unlimited else sum(lengths),
         planned=sum(
             sum(plan.blocks(length, windows=own).values())
             for length, own in zip(lengths, windows, strict=True)

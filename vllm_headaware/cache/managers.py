@@ -91,7 +91,9 @@ class SinkWindowManager(ClassManager):
         new = max(-(-num_tokens // self.block_size) - held, 0)
         window = self.window_of(request_id)
         if apply_admission_cap and window is not None:
-            new = min(new, self.kv_cache_spec.max_blocks(window))
+            # Chunks in flight are the business of cache/admission.py, which counts them once for
+            # all requests.
+            new = min(new, self.kv_cache_spec.steady_blocks(window))
         return new + self._get_num_evictable_blocks(new_computed_blocks)
 
     def add_local_computed_blocks(

@@ -46,7 +46,7 @@ class SinkWindowSpec(AttentionSpec):
     """A class whose heads keep `sink` first and `window` last tokens, rounded out to blocks.
 
     `max_in_flight_tokens` is what vLLM may have scheduled but not settled for a request: blocks of
-    those tokens are held besides sinks and window. It bounds admission.
+    those tokens are held besides sinks and window.
     """
 
     head_class: str
@@ -66,6 +66,10 @@ class SinkWindowSpec(AttentionSpec):
         """Most blocks a request can hold at any moment, however long: prefill chunks included."""
         recent = window - 1 + self.max_in_flight_tokens
         return self.sink_blocks + cdiv(recent, self.block_size) + 1
+
+    def steady_blocks(self, window: int) -> int:
+        """Most blocks a request can hold while nothing but a token of it is in flight."""
+        return self.sink_blocks + cdiv(window - 1, self.block_size) + 1
 
     def max_memory_usage_bytes(self, vllm_config: VllmConfig) -> int:
         """Bytes of one layer for a request of the longest length."""
