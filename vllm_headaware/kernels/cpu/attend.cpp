@@ -22,8 +22,13 @@ constexpr int LONG_RANGE_TILES = 64;  // of one item with many rows
 constexpr int PANEL_TILES = 8;        // tiles whose scores are kept before the softmax goes on
 constexpr int PANEL = PANEL_TILES * GRANULE;
 constexpr int FETCH_BYTES = 8192;     // how far ahead of use memory is asked for
-constexpr int MAX_ROWS = 128;         // rows of one item
+constexpr int MAX_ROWS = 64;          // rows of one item
 constexpr int FEW_ROWS = 8;           // with more rows, make floats of a tile first
+#if defined(__AVX512VNNI__)
+constexpr int NARROW_ROWS = MAX_ROWS;  // integer products are faster however many rows there are
+#else
+constexpr int NARROW_ROWS = FEW_ROWS;
+#endif
 constexpr int MAX_HEAD = 512;
 constexpr float LOG2E = 1.4426950408889634f;
 constexpr float NEVER = -std::numeric_limits<float>::infinity();
@@ -34,19 +39,19 @@ template <class F, int R>
 inline void rows_times_granules(const float* a, int a_stride, const uint8_t* b, const uint8_t* next,
                                 int b_step, int n, float* acc, int acc_stride) {
   vf sum[R][NV];
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < NV; ++j) sum[r][j] = load(acc + r * acc_stride + j * W);
+  HA_UNROLL for (int r = 0; r < R; ++r)
+    HA_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] = load(acc + r * acc_stride + j * W);
   for (int k = 0; k < n; ++k, b += b_step, next += b_step) {
     for (int line = 0; line < F::granule_bytes; line += 64) __builtin_prefetch(next + line, 0, 2);
     vf x[NV];
-    for (int j = 0; j < NV; ++j) x[j] = F::read(b, j);
-    for (int r = 0; r < R; ++r) {
+    HA_UNROLL for (int j = 0; j < NV; ++j) x[j] = F::read(b, j);
+    HA_UNROLL for (int r = 0; r < R; ++r) {
       vf y = splat(a[r * a_stride + k]);
-      for (int j = 0; j < NV; ++j) sum[r][j] += y * x[j];
+      HA_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] += y * x[j];
     }
   }
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < NV; ++j) store(acc + r * acc_stride + j * W, sum[r][j]);
+  HA_UNROLL for (int r = 0; r < R; ++r)
+    HA_UNROLL for (int j = 0; j < NV; ++j) store(acc + r * acc_stride + j * W, sum[r][j]);
 }
 
 // The same for any number of rows: as many at once as there are registers for.
@@ -176,8 +181,8 @@ struct Softmax {
 struct Queries {
   alignas(64) float rows[MAX_ROWS * MAX_HEAD];
   float sums[MAX_ROWS];
-  Narrow<MAX_HEAD> narrow[FEW_ROWS];
-  int32_t narrow_sums[FEW_ROWS];
+  Narrow<MAX_HEAD, false> narrow[NARROW_ROWS];
+  int32_t narrow_sums[NARROW_ROWS];
   alignas(64) mutable float unpacked[MAX_HEAD * GRANULE];
 };
 
@@ -256,15 +261,17 @@ struct Head {
     if constexpr (F::quantised) {
       vf scale[NV], low[NV];
       key_scales(r, tile, scale, low);
-      if (rows <= FEW_ROWS) {
+      if (rows <= NARROW_ROWS) {
+        const uint8_t* quads = r.key_tile(tile);
         quad_dots<F, false>(
-            q.narrow, rows, r.key_tile(tile), next, F::quad_bytes, D / 4,
+            q.narrow, rows, {&quads, &next, 1, 0, F::quad_bytes, D / 4},
             [&](int i, const int32_t* sums) {
               for (int j = 0; j < NV; ++j) {
                 vi x = *reinterpret_cast<const vi_loose*>(sums + j * W);
                 vf dot = __builtin_convertvector(x - F::key_offset * q.narrow_sums[i], vf);
-                store(scores + i * PANEL + j * W,
-                      dot * q.narrow[i].step * scale[j] + low[j] * q.sums[i]);
+                dot *= q.narrow[i].step * scale[j];
+                if constexpr (Region<F>::has_low()) dot += low[j] * q.sums[i];
+                store(scores + i * PANEL + j * W, dot);
               }
             });
         return;
@@ -299,43 +306,58 @@ struct Head {
     }
   }
 
-  // out[row] += weights[row] x V over the first `count` tokens of one tile; the weights of the
-  // tile's other tokens are 0.
-  void accumulate(const Region<F>& r, int tile, int count, const Queries& q, float* weights,
+  // out[row] += weights[row] x V over the tiles of a panel, in integers. Weights of tokens that a row
+  // does not see are 0.
+  void accumulate_narrow(const Item& item, const Visible& visible, int panel, int count, int last,
+                         float* weights, int rows, float* out, const Tiles<F>& tiles) const {
+    const int D = layer.head_size;
+    alignas(64) float scale[PANEL], low[PANEL];
+    const uint8_t *begin[PANEL_TILES], *next[PANEL_TILES];
+    int64_t quad_step = 0;
+    for (int i = 0; i < count; ++i) {
+      const int token = visible.tile(panel + i) * GRANULE, at = token % c.block_tokens;
+      const Region<F> r = region(item.request, token);
+      value_scales(r, at, std::min(GRANULE, last + 1 - token), scale + i * GRANULE,
+                   low + i * GRANULE);
+      begin[i] = r.values() + at * r.row_bytes();
+      next[i] = tiles.after(panel, count + i, count);
+      quad_step = 4 * r.row_bytes();
+    }
+    static thread_local Narrow<PANEL, true> narrow[NARROW_ROWS];
+    for (int i = 0; i < rows; ++i) {
+      float* w = weights + i * PANEL;
+      vf lows = {};
+      for (int t = 0; t < count * GRANULE; t += W) {
+        const vf weight = load(w + t);
+        if constexpr (Region<F>::has_low()) lows += weight * load(low + t);
+        store(w + t, weight * load(scale + t));
+      }
+      narrow[i].set(w, count * GRANULE);
+      if constexpr (Region<F>::has_low()) {
+        const float sum = hsum(lows);
+        for (int k = 0; k < D; k += W) store(out + i * D + k, load(out + i * D + k) + sum);
+      }
+    }
+    for (int i = 0; i < D; i += LANES)
+      quad_dots<F, true>(
+          narrow, rows,
+          {begin, next, count, i / GRANULE * F::quad_bytes, quad_step, GRANULE / 4},
+          [&](int row, const int32_t* sums) {
+            float* p = out + row * D + i;
+            for (int k = 0; k < LANES; k += W) {
+              vi x = *reinterpret_cast<const vi_loose*>(sums + k);
+              store(p + k, load(p + k) + __builtin_convertvector(x, vf) * narrow[row].step);
+            }
+          });
+  }
+
+  // out[row] += weights[row] x V over the first `count` tokens of one tile, in floats.
+  void accumulate(const Region<F>& r, int tile, int count, const Queries& q, const float* weights,
                   int rows, float* out, const uint8_t* next) const {
     const int D = layer.head_size, first = tile * GRANULE;
     if constexpr (F::quantised) {
       alignas(64) float scale[GRANULE], low[GRANULE];
       value_scales(r, first, count, scale, low);
-      if (rows <= FEW_ROWS) {
-        Narrow<GRANULE> narrow[FEW_ROWS];
-        for (int i = 0; i < rows; ++i) {
-          float* w = weights + i * PANEL;
-          vf lows = {};
-          for (int t = 0; t < GRANULE; t += W) {
-            if constexpr (Region<F>::has_low()) lows += load(w + t) * load(low + t);
-            store(w + t, load(w + t) * load(scale + t));
-          }
-          narrow[i].set(w, GRANULE);
-          if constexpr (Region<F>::has_low()) {
-            const float sum = hsum(lows);
-            for (int k = 0; k < D; k += W) store(out + i * D + k, load(out + i * D + k) + sum);
-          }
-        }
-        const uint8_t* quad = r.values() + first * r.row_bytes();
-        for (int i = 0; i < D; i += LANES)
-          quad_dots<F, true>(narrow, rows, quad + i / GRANULE * F::quad_bytes,
-                             next + i / GRANULE * F::quad_bytes, 4 * r.row_bytes(),
-                             (count + 3) / 4, [&](int row, const int32_t* sums) {
-                               float* p = out + row * D + i;
-                               for (int k = 0; k < LANES; k += W) {
-                                 vi x = *reinterpret_cast<const vi_loose*>(sums + k);
-                                 store(p + k, load(p + k) +
-                                                  __builtin_convertvector(x, vf) * narrow[row].step);
-                               }
-                             });
-        return;
-      }
       for (int t = 0; t < count; ++t)
         for (int i = 0; i < D; i += W)
           store(q.unpacked + t * D + i, r.read_values(first + t, i) * scale[t] + low[t]);
@@ -394,7 +416,7 @@ struct Head {
       for (int k = 0; k < D; ++k) sum += row[k] *= layer.scale * LOG2E;
       q.sums[i] = sum;
       if constexpr (F::quantised)
-        if (rows <= FEW_ROWS) {
+        if (rows <= NARROW_ROWS) {
           q.narrow[i].set(row, D);
           q.narrow_sums[i] = q.narrow[i].sum(D);
         }
@@ -417,6 +439,11 @@ struct Head {
           sum_tiles(scores + i * PANEL, count, keep, mass + i * LONG_RANGE_TILES,
                     panel - item.tile_begin);
       }
+      if constexpr (F::quantised)
+        if (rows <= NARROW_ROWS) {
+          accumulate_narrow(item, visible, panel, count, last, scores, rows, out, tiles);
+          continue;
+        }
       for (int i = 0; i < count; ++i) {
         const int token = visible.tile(panel + i) * GRANULE;
         accumulate(region(item.request, token), token % c.block_tokens / GRANULE,
