@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from server import SERVED_NAME, Server
 
@@ -200,3 +201,24 @@ def test_a_client_that_is_killed_leaves_nothing(server: Server, prompts: list[li
         client.wait()
     expect_nothing_held(server)
     assert ask(server, [5, 6, 7])[0] == 200
+
+
+def test_z_an_engine_that_is_killed_is_an_error_of_http(
+    server: Server, prompts: list[list[int]]
+) -> None:
+    """The last test of this server: nobody may be left waiting for an answer."""
+    assert server._process is not None
+    children = psutil.Process(server._process.pid).children(recursive=True)
+    engines = [p for p in children if any("EngineCore" in word for word in p.cmdline())]
+    assert len(engines) == 2, [p.cmdline() for p in children]
+    with ThreadPoolExecutor(4) as clients:
+        waiting = [clients.submit(ask, server, prompts[-1], max_tokens=570) for _ in range(4)]
+        time.sleep(1.5)
+        for engine in engines:
+            engine.kill()
+        for answer in waiting:
+            try:
+                status, _ = answer.result(timeout=60)
+            except (OSError, ValueError):  # the server has gone, which is an answer too
+                continue
+            assert status >= 500, status
