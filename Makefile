@@ -3,6 +3,7 @@
 # make smoke   the real server and stock vLLM side by side; the last line is JSON
 # make bench   the attention op and the engine against stock vLLM; needs an idle machine
 # make monitor     the server with a real Prometheus beside it
+# make router      vllm-router in front of two servers
 # make observe     server, Prometheus, load, every dashboard query, the live page; last line is JSON
 # make dashboards  write docs/metrics.md and the Grafana dashboards anew
 #
@@ -21,14 +22,15 @@ INSTALLED := $(VENV)/.installed
 PROFILED := $(MODEL)/headaware_profile.json
 KERNELS := setup.py $(wildcard vllm_headaware/kernels/cpu/*.cpp vllm_headaware/kernels/cpu/*.h)
 MONITORING := .cache/monitoring-tools
+ROUTER := .cache/router/bin/vllm-router
 
 # vLLM and transformers must not look for the model anywhere but here.
 export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help venv model profile serve test test-fast smoke bench monitor observe dashboards \
-    monitoring-tools lint format clean
+.PHONY: help venv model profile serve test test-fast smoke bench monitor observe router dashboards \
+    monitoring-tools router-tool lint format clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -59,7 +61,7 @@ $(PROFILED): | $(MODEL)/config.json
 serve: $(INSTALLED) $(PROFILED)
 	@$(PY) tools/serve.py --model $(MODEL) --port $(PORT) --kv-policy $(POLICY)
 
-test: lint $(PROFILED) monitoring-tools
+test: lint $(PROFILED) monitoring-tools router-tool
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 test-fast: $(INSTALLED)
@@ -77,6 +79,13 @@ $(MONITORING):
 	else echo "install prometheus, chromium and chromedriver; tests that need them are skipped"; \
 	    exit 0; fi && touch $@
 
+# In an environment of its own: it wants other versions of what vLLM uses.
+router-tool: $(ROUTER)
+
+$(ROUTER):
+	$(PYTHON) -m venv .cache/router
+	.cache/router/bin/pip install --quiet vllm-router==0.1.17
+
 dashboards: $(INSTALLED)
 	$(PY) -m monitoring.generate
 
@@ -85,6 +94,9 @@ monitor: $(INSTALLED) $(PROFILED) $(MONITORING)
 
 observe: $(INSTALLED) $(PROFILED) $(MONITORING)
 	@$(PY) tools/observe.py --model $(MODEL)
+
+router: $(INSTALLED) $(PROFILED) $(ROUTER)
+	@$(PY) tools/router.py --model $(MODEL) --port $(PORT)
 
 smoke: $(INSTALLED) $(PROFILED)
 	@$(PY) tools/smoke.py --model $(MODEL)

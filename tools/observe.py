@@ -33,6 +33,7 @@ from monitoring.panels import DASHBOARDS  # noqa: E402
 from monitoring.preview import draw  # noqa: E402
 from monitoring.prometheus import Prometheus, finite_points  # noqa: E402
 from monitoring.queries import QUERIES, outside_grafana  # noqa: E402
+from monitoring.scalers import scaler_queries  # noqa: E402
 
 SCRAPE_LIMIT_SECONDS = 0.05
 
@@ -121,6 +122,11 @@ def observe(model: str, scenario: Scenario, folder: Path) -> dict[str, Any]:
         failures += page.failures
         empty = panels_without_data(prometheus, start, end)
         failures += [f"no data: {name}" for name in empty]
+        failures += [
+            f"no data for a scaler: {query}"
+            for query in scaler_queries(SERVED_NAME)
+            if not finite_points(prometheus.query_range(query, start, end))
+        ]
         rule_faults = prometheus.rule_faults()
         failures += rule_faults
         compared, wrong = disagreements(page.seen, moments(prometheus, start, end))
