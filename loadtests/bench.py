@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -36,11 +37,12 @@ def run_bench(
     folder.mkdir(parents=True, exist_ok=True)
     result, log = folder / f"{name}.bench.json", folder / f"{name}.bench.log"
     result.unlink(missing_ok=True)
+    trace = scenario.write_trace(folder / f"{name}.trace.jsonl")
     command = [
         str(Path(sys.executable).with_name("vllm")),
         "bench",
         "serve",
-        *scenario.bench_arguments(model, served_name, url),
+        *scenario.bench_arguments(model, served_name, url, trace),
         "--save-result",
         "--save-detailed",
         "--disable-tqdm",
@@ -53,6 +55,8 @@ def run_bench(
         try:
             done = subprocess.run(
                 command,
+                # The generator draws the tokens of a trace by Python's hash of strings.
+                env={**os.environ, "PYTHONHASHSEED": str(scenario.seed)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -72,11 +72,16 @@ def main(argv: list[str] | None = None) -> int:
         default=["--enforce-eager"],
         help="further arguments for both servers (default --enforce-eager: starts faster)",
     )
+    parser.add_argument(
+        "--quick", action="store_true", help="a quarter of the requests: a try, not a measurement"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON rather than Markdown")
     args = parser.parse_args(argv)
     exit_on_sigterm()
     try:
         scenario = Scenario.load(find_scenario(args.scenario))
+        if args.quick:
+            scenario = scenario.quick()
         raw = {
             args.kv_policy: measure(scenario, args.kv_policy, args, ["--kv-policy", args.kv_policy])
         }
@@ -89,6 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     setting = (
         f"Model {args.model.name}, float32, {scenario.kv_gib} GiB of KV memory for each server,"
         f" {scenario.requests} requests, `vllm serve {' '.join(args.serve_args)}`."
+        + (" A quick try, not a measurement." if args.quick else "")
     )
     text = markdown(scenario, summaries, setting)
     base = args.output / scenario.name

@@ -42,6 +42,7 @@ class HeadAwareMetrics:
         self.model_name = model_name if isinstance(model_name, str) else model_name[0]
         self.live = LiveState(plan, self.model_name, profile)
         self._families = {family.name: _make(family, registry) for family in FAMILIES}
+        self._children: dict[tuple[Any, ...], Any] = {}
         heads = plan.geometry.num_heads_total
         self.per_head = heads * len(engines) <= MAX_HEAD_SERIES
         dropped = 0 if self.per_head else heads * sum(family.per_head for family in FAMILIES)
@@ -113,7 +114,12 @@ class HeadAwareMetrics:
         self._child(name, engine, *labels).inc(value)
 
     def _child(self, name: str, engine: int, *labels: str) -> Any:
-        return self._families[name].labels(self.model_name, str(engine), *labels)
+        key = (name, engine, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._families[name].labels(self.model_name, str(engine), *labels)
+            self._children[key] = child
+        return child
 
 
 _made: dict[tuple[int, str], Any] = {}
