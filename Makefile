@@ -23,6 +23,7 @@ PROFILED := $(MODEL)/headaware_profile.json
 KERNELS := setup.py $(wildcard vllm_headaware/kernels/cpu/*.cpp vllm_headaware/kernels/cpu/*.h)
 MONITORING := .cache/monitoring-tools
 ROUTER := .cache/router/bin/vllm-router
+AIPERF := .cache/aiperf/bin/aiperf
 
 # vLLM and transformers must not look for the model anywhere but here.
 export HF_HUB_OFFLINE := 1
@@ -30,7 +31,7 @@ export VLLM_NO_USAGE_STATS := 1
 
 .DELETE_ON_ERROR:
 .PHONY: help venv model profile serve test test-fast smoke bench monitor observe router dashboards \
-    monitoring-tools router-tool lint format clean
+    monitoring-tools router-tool aiperf-tool lint format clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -79,12 +80,17 @@ $(MONITORING):
 	else echo "install prometheus, chromium and chromedriver; tests that need them are skipped"; \
 	    exit 0; fi && touch $@
 
-# In an environment of its own: it wants other versions of what vLLM uses.
+# These two in environments of their own: they want other versions of what vLLM uses.
 router-tool: $(ROUTER)
+aiperf-tool: $(AIPERF)
 
 $(ROUTER):
 	$(PYTHON) -m venv .cache/router
 	.cache/router/bin/pip install --quiet vllm-router==0.1.17
+
+$(AIPERF):
+	$(PYTHON) -m venv .cache/aiperf
+	.cache/aiperf/bin/pip install --quiet aiperf==0.13.0
 
 dashboards: $(INSTALLED)
 	$(PY) -m monitoring.generate

@@ -1,4 +1,4 @@
-"""Conversations of several turns, as a timed trace that `vllm bench serve` replays.
+"""Conversations of several turns, as a timed trace in Mooncake's format that generators replay.
 
 Every turn sends all turns before it again, so its prompt begins with the prompt before. The trace
 says lengths and which parts are equal, not words: the generator draws tokens. What stands in a
@@ -53,9 +53,10 @@ class Conversations:
         return self.conversations * self.turns
 
     def trace(self, seed: int) -> list[dict[str, Any]]:
-        """One entry per request, in the order in which they are sent; times are in seconds."""
+        """One entry per request, in the order in which they are sent; times in milliseconds."""
         rng = random.Random(seed)
         starts = [rng.uniform(0, self.spread_seconds) for _ in range(self.conversations)]
+        starts = [start - min(starts) for start in starts]
         entries = []
         for number, start in enumerate(starts):
             for turn in range(self.turns):
@@ -63,7 +64,7 @@ class Conversations:
                 first = number * 2**20
                 entries.append(
                     {
-                        "timestamp": round(start - min(starts) + turn * self.think_seconds, 3),
+                        "timestamp": round(1000 * (start + turn * self.think_seconds)),
                         "input_length": length,
                         "output_length": self.output_len,
                         "hash_ids": [first + chunk for chunk in range(length // CHUNK_TOKENS)],

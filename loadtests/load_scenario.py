@@ -130,7 +130,11 @@ class Scenario:
         if self.concurrency:
             options["max-concurrency"] = self.concurrency
         if trace:
-            options |= {"dataset-path": trace, "timed-trace-chunk-hash-size": CHUNK_TOKENS}
+            options |= {
+                "dataset-path": trace,
+                "timed-trace-chunk-hash-size": CHUNK_TOKENS,
+                "timed-trace-sec-multiplier": 0.001,
+            }
         else:
             prefix = self.dataset.replace("_", "-")
             options |= {f"{prefix}-{key.replace('_', '-')}": v for key, v in self.data.items()}
