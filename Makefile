@@ -3,6 +3,7 @@
 # make smoke   the real server and stock vLLM side by side; the last line is JSON
 # make bench   the attention op and the engine against stock vLLM; needs an idle machine
 # make monitor     the server with a real Prometheus beside it
+# make loadtest    a load scenario against stock vLLM; make loadtest SCENARIO=chat
 # make router      vllm-router in front of two servers
 # make observe     server, Prometheus, load, every dashboard query, the live page; last line is JSON
 # make dashboards  write docs/metrics.md and the Grafana dashboards anew
@@ -13,6 +14,7 @@ PYTHON ?= python3
 PORT ?= 8000
 MODEL ?= .cache/models/SmolLM2-135M-Instruct
 POLICY ?= headaware
+SCENARIO ?= long_document
 PYTEST_ARGS ?=
 
 VENV := .venv
@@ -30,7 +32,7 @@ export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help venv model profile serve test test-fast smoke bench monitor observe router dashboards \
+.PHONY: help venv model profile serve test test-fast smoke bench monitor observe router loadtest dashboards \
     monitoring-tools router-tool aiperf-tool lint format clean
 
 help:
@@ -103,6 +105,9 @@ observe: $(INSTALLED) $(PROFILED) $(MONITORING)
 
 router: $(INSTALLED) $(PROFILED) $(ROUTER)
 	@$(PY) tools/router.py --model $(MODEL) --port $(PORT)
+
+loadtest: $(INSTALLED) $(PROFILED)
+	@$(PY) loadtests/run.py scenarios/$(SCENARIO).yaml --against stock --model $(MODEL)
 
 smoke: $(INSTALLED) $(PROFILED)
 	@$(PY) tools/smoke.py --model $(MODEL)

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Run a load scenario against the policy and against stock vLLM, on equal KV memory.
 
 Writes NAME.json, NAME.md and NAME.html, prints the Markdown, and ends with status 0 when the policy
