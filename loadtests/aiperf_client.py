@@ -106,6 +106,7 @@ def measured_from(records: list[dict[str, Any]], scenario: Scenario) -> dict[str
     def each(metric: str) -> list[Any]:
         return [record["metrics"][metric]["value"] for record in good]
 
+    latency = each("request_latency")
     ttft, tpot = each("time_to_first_token"), each("inter_token_latency")
     times = [record["metadata"] for record in good]
     seconds = (
@@ -122,6 +123,8 @@ def measured_from(records: list[dict[str, Any]], scenario: Scenario) -> dict[str
         "p99_ttft_ms": float(np.percentile(ttft, 99)),
         "median_tpot_ms": float(np.median(tpot)),
         "p99_tpot_ms": float(np.percentile(tpot, 99)),
+        "median_e2el_ms": float(np.median(latency)),
+        "p99_e2el_ms": float(np.percentile(latency, 99)),
         "output_throughput": sum(each("output_sequence_length")) / seconds,
         "request_goodput": met / seconds,
         "ttfts": [value / 1000 for value in ttft],

@@ -26,6 +26,7 @@ def record(start: float, ttft: float, gaps: list[float], **more: Any) -> dict[st
         "metrics": {
             "time_to_first_token": {"value": ttft, "unit": "ms"},
             "inter_token_latency": {"value": sum(gaps) / len(gaps), "unit": "ms"},
+            "request_latency": {"value": ttft + sum(gaps), "unit": "ms"},
             "inter_chunk_latency": {"value": gaps, "unit": "ms"},
             "output_sequence_length": {"value": len(gaps) + 1, "unit": "tokens"},
         },
@@ -45,6 +46,7 @@ def test_records_become_numbers() -> None:
     assert measured["duration"] == pytest.approx(3.8)
     assert measured["median_ttft_ms"] == 750
     assert measured["median_tpot_ms"] == 300
+    assert measured["median_e2el_ms"] == 1350
     assert measured["output_throughput"] == pytest.approx(6 / 3.8)
     assert measured["request_goodput"] == pytest.approx(1 / 3.8), "TPOT of one is beyond 300 ms"
     assert measured["itls"][0] == [0.1, 0.3]

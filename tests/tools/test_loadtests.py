@@ -20,6 +20,8 @@ MEASURED = {
     "p99_ttft_ms": 20.0,
     "median_tpot_ms": 5.0,
     "p99_tpot_ms": 6.0,
+    "median_e2el_ms": 30.0,
+    "p99_e2el_ms": 40.0,
     "output_throughput": 7.0,
     "duration": 4.0,
     "request_goodput": 3.5,
