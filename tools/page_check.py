@@ -36,12 +36,14 @@ class LivePageCheck:
     Attributes:
         seen: census time -> (bytes held, sum over heads and pending), as the page showed them.
         failures: what was wrong, in sentences.
+        looked_closely: whether more than the numbers has been checked.
     """
 
     def __init__(self, url: str, folder: Path, closely_after: int = CLOSELY_AFTER) -> None:
         self.page, self.folder, self.closely_after = url + "/headaware", folder, closely_after
         self.seen: dict[float, tuple[float, float]] = {}
         self.failures: list[str] = []
+        self.looked_closely = False
         self._browser = Browser()
 
     def __enter__(self) -> LivePageCheck:
@@ -56,15 +58,15 @@ class LivePageCheck:
         browser = self._browser
         browser.open(self.page, WIDE)
         browser.wait_for("cells.length > 0 && shown !== null")
-        looked_closely = False
         while not until():
             page: dict[str, Any] = browser.run(SHOWN)
             self.seen[page["at"]] = (page["used"], sum(page["heads"]) + page["pending"])
-            if page["requests"] and not looked_closely and len(self.seen) > self.closely_after:
-                looked_closely = True
+            enough = page["requests"] and len(self.seen) > self.closely_after
+            if enough and not self.looked_closely:
+                self.looked_closely = True
                 self._look_closely()
             time.sleep(WATCH_SECONDS)
-        if not looked_closely:
+        if not self.looked_closely:
             self.failures.append("the page never showed a request")
         self.failures += [f"console: {message}" for message in browser.console()]
 

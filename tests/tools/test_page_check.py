@@ -21,8 +21,8 @@ from vllm_headaware import http
 from vllm_headaware.live import LiveState
 
 PAGE = http.PAGE.read_text(encoding="utf-8")
-SECONDS = 6.0
-"""How long the page is watched; it asks for news once a second."""
+SECONDS = 5.0
+"""How long the page is watched at most; it asks for news once a second."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -92,7 +92,11 @@ def check(
     monkeypatch.setattr(http, "PAGE", path)
     with LivePageCheck(server.url, folder, closely_after=1) as watched:
         end = time.monotonic() + SECONDS
-        watched.watch(until=lambda: time.monotonic() > end)
+        watched.watch(
+            until=lambda: (
+                (watched.looked_closely and len(watched.seen) > 2) or time.monotonic() > end
+            )
+        )
     wrong = [
         json.dumps([at, *values])
         for at, values in watched.seen.items()
@@ -115,7 +119,11 @@ def test_the_page_is_fine(
     [
         ("  strip(now.history);", "  strip(now.history); console.error('x');", "console: "),
         ('<link rel="icon" href="data:,">', "", "console: "),
-        ('    cell.className = "cell";', '    cell.className = head ? "cell" : "";', "not every"),
+        (
+            '    cell.className = "cell";',
+            '    cell.className = layer ? "" : "cell";',
+            "not every",
+        ),
         ("ArrowRight: [1, 0]", "ArrowRight: [0, 1]", "right arrow"),
         ("margin: 0 auto; max-width: 76rem;", "margin: 0 auto; min-width: 50rem;", "wider than"),
         ("now.requests.map((r)", "[].map((r)", "never showed a request"),
@@ -131,9 +139,8 @@ def test_faults_are_found(
     failure: str,
 ) -> None:
     assert PAGE.count(before) == 1
-    failures, wrong = check(server, PAGE.replace(before, after), tmp_path, monkeypatch)
-    assert any(text.startswith(failure) or failure in text for text in failures), failures
-    assert not wrong
+    failures, _ = check(server, PAGE.replace(before, after), tmp_path, monkeypatch)
+    assert any(failure in text for text in failures), failures
 
 
 @pytest.mark.parametrize(
