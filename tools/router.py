@@ -71,7 +71,7 @@ def total(metrics: str, name: str) -> float:
     return sum(map(float, found))
 
 
-def check(router: Router, servers: list[Server]) -> dict[str, Any]:
+def check(router: Server, servers: list[Server]) -> dict[str, Any]:
     """Send requests through the router; see the module's text for what it returns."""
     say(f"sending {REQUESTS} requests through the router")
     answers = [ask(router.url, f"Count from {n}: {n}, {n + 1},") for n in range(REQUESTS)]

@@ -106,7 +106,8 @@ def test_the_generator_reads_the_trace(tmp_path: Path) -> None:
     loader = TimedTrace(
         dataset_path=str(trace), timed_trace_chunk_hash_size=CHUNK_TOKENS, **options
     )
-    prompts = [r.prompt for r in loader.sample(WordTokenizer(), scenario.requests)]
+    tokenizer: Any = WordTokenizer()
+    prompts: list[Any] = [r.prompt for r in loader.sample(tokenizer, scenario.requests)]
     assert [len(prompt) for prompt in prompts] == [320, 320, 480, 480]
     for later in prompts[2:]:
         assert sum(later[:320] == earlier for earlier in prompts[:2]) == 1
