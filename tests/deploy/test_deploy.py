@@ -148,6 +148,15 @@ def test_the_custom_object_of_the_chart_is_a_pod_monitor(tmp_path: Path) -> None
     assert selected <= load(VALUES[0])["labels"].items()
 
 
+def test_the_triggers_of_the_stack_are_kedas(tmp_path: Path) -> None:
+    scaler = load("kubernetes/scaledobject.yaml")
+    (model,) = load(VALUES[1])["servingEngineSpec"]["modelSpec"]
+    scaler["spec"]["triggers"] = model["keda"]["triggers"]
+    path = tmp_path / "scaledobject.yaml"
+    path.write_text(yaml.safe_dump(scaler), encoding="utf-8")
+    accepted("check-jsonschema", "--schemafile", "schemas/scaledobject.json", path)
+
+
 def test_scalers_ask_for_what_there_is(tmp_path: Path) -> None:
     """promtool parses every query, and every family of ours in them exists."""
     queries = scaler_queries()
