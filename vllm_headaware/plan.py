@@ -167,9 +167,9 @@ class Plan:
             for c, window in zip(self.classes, windows or self.windows, strict=True)
         }
 
-    def request_bytes(self, num_tokens: int) -> int:
+    def request_bytes(self, num_tokens: int, windows: Windows | None = None) -> int:
         """Bytes of the blocks a decoding request of num_tokens holds: padding included."""
-        return self.block_bytes * sum(self.blocks(num_tokens).values())
+        return self.block_bytes * sum(self.blocks(num_tokens, windows=windows).values())
 
     def dense_bytes(self, num_tokens: int) -> int:
         """Bytes the same tokens take when every head keeps them all, without block rounding."""
