@@ -118,6 +118,7 @@ def make_report(
                 "heads_per_layer": [len(plan.heads(y)[i]) for y in range(plan.geometry.num_layers)],
                 "sink": c.policy.sink,
                 "window": c.policy.window,
+                "heavy": c.policy.heavy,
                 "dtype": c.policy.dtype,
                 "block_tokens": c.block_tokens,
                 "bytes_per_token": c.num_heads * plan.token_bytes(i),
@@ -170,7 +171,9 @@ def show(report: dict[str, Any]) -> None:
         )
     for c in report["classes"]:
         keeps = "everything"
-        if c["window"] is not None:
+        if c["heavy"] is not None:
+            keeps = f"first {c['sink']}, latest and heaviest: {c['heavy']:,}"
+        elif c["window"] is not None:
             keeps = f"first {c['sink']} + last {c['window']:,}"
         classes.add_row(
             c["name"],

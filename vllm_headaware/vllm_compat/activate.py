@@ -66,6 +66,7 @@ def describe(plan: Plan) -> str:
     classes = ", ".join(
         f"{c.num_heads} {c.name} heads in {c.policy.dtype}"
         + ("" if c.policy.window is None else f" (sink {c.policy.sink} + last {c.policy.window})")
+        + ("" if c.policy.heavy is None else f" (sink {c.policy.sink}, heaviest {c.policy.heavy})")
         for c in plan.classes
     )
     share = plan.request_bytes(length) / plan.dense_bytes(length)
