@@ -16,12 +16,13 @@ def answer(tokens: list[int], ttft: float = 1.0, step: float = 0.1, **kwargs: An
 
 
 def test_only_near_ties_are_forgiven() -> None:
-    assert compare(answer([1, 2, 3]), answer([1, 2, 3])) == ("same", 3)
-    assert compare(answer([1, 2, 3]), answer([1, 9, 3])) == ("wrong", 2)
+    assert compare(answer([1, 2, 3]), answer([1, 2, 3])) == ("same", 3, 0.0)
+    assert compare(answer([1, 2, 3]), answer([1, 9, 3])) == ("wrong", 2, 1.0)
     tied = answer([1, 2, 3], margins=[1.0, TIE / 2, 1.0])
-    assert compare(tied, answer([1, 9, 4])) == ("tie", 2)
+    assert compare(tied, answer([1, 9, 4], margins=tied.margins)) == ("tie", 2, TIE / 2)
+    assert compare(tied, answer([1, 9, 4]))[0] == "wrong", "a tie for one is none"
     late = answer([1, 2, 3], margins=[TIE / 2, 1.0, 1.0])
-    assert compare(late, answer([1, 9, 3])) == ("wrong", 2), "the tie was elsewhere"
+    assert compare(late, answer([1, 9, 3])) == ("wrong", 2, 1.0), "the tie was elsewhere"
 
 
 def test_good_requests_are_in_time_for_both_limits() -> None:
