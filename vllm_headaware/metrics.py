@@ -46,6 +46,7 @@ class HeadAwareMetrics:
         self.live = LiveState(plan, self.model_name, profile)
         self._families = {family.name: _make(family, registry) for family in FAMILIES}
         self.ladder = Ladders(plan, limits or RequestLimits()).default
+        self._children: dict[tuple[Any, ...], Any] = {}
         heads = plan.geometry.num_heads_total
         self.per_head = heads * len(engines) <= MAX_HEAD_SERIES
         dropped = 0 if self.per_head else heads * sum(family.per_head for family in FAMILIES)
@@ -133,7 +134,12 @@ class HeadAwareMetrics:
         self._child(name, engine, *labels).inc(value)
 
     def _child(self, name: str, engine: int, *labels: str) -> Any:
-        return self._families[name].labels(self.model_name, str(engine), *labels)
+        key = (name, engine, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._families[name].labels(self.model_name, str(engine), *labels)
+            self._children[key] = child
+        return child
 
 
 _made: dict[tuple[int, str], Any] = {}

@@ -18,6 +18,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vllm_headaware.budget import Windows, deal_budget, mean_tokens
@@ -158,7 +159,7 @@ class Plan:
         """Bytes of K and V of one token in one KV head of class `index`, scales included."""
         return FORMATS[self.classes[index].policy.dtype].token_bytes(self.geometry.head_size)
 
-    @property
+    @cached_property
     def block_bytes(self) -> int:
         """Bytes of one block, all ranks together."""
         return sum(self.rank_block_bytes(rank) for rank in range(self.tensor_parallel_size))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 KEY = "vllm_headaware"
 INTERVAL_SECONDS = 0.5
 """Least time between two censuses of a busy engine; an idle engine is counted at once."""
+COST_SHARE = 0.01
+"""Most of a busy scheduler's time that censuses may take; with many blocks they become rarer."""
 
 
 def install() -> None:
@@ -44,7 +46,7 @@ class SchedulerLedger:
         from vllm_headaware.cache.census import Events
 
         self.plan = plan
-        self.counted_at = 0.0
+        self.next_census_at = 0.0
         self.window_freed = 0
         self.new_events = lambda: Events(
             freed={"window": 0, "finished": 0, "preempted": 0},
@@ -103,10 +105,11 @@ def _make_stats(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     ledger = ledger_of(self)
     if stats is None or ledger is None:
         return stats
-    now = time.monotonic()
-    if now - ledger.counted_at >= INTERVAL_SECONDS or not self.running:
-        ledger.counted_at = now
+    start = time.monotonic()
+    if start >= ledger.next_census_at or not self.running:
         stats.kv_connector_stats = {KEY: dataclasses.asdict(ledger.census(self))}
+        cost = time.monotonic() - start
+        ledger.next_census_at = start + max(INTERVAL_SECONDS, cost / COST_SHARE)
     return stats
 
 
