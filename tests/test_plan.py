@@ -155,3 +155,17 @@ def test_quantised_bytes_by_hand() -> None:
     assert plan.block_bytes == max(used)
     assert Plan.from_dict(plan.to_dict()) == plan
     assert plan.request_bytes(8192) < plan_for(DEMO).request_bytes(8192) / 5
+
+
+def test_heavy_hitters_hold_their_budget() -> None:
+    plan = make_plan(KVPolicyConfig("h2o", budget=1000, sink=40, local_dtype="float16"), DEMO)
+    (heavy,) = plan.classes
+    assert plan.mean_tokens() <= 1000 == plan.budget == heavy.policy.heavy
+    assert plan.mean_tokens() > 1000 - heavy.block_tokens
+    assert plan.blocks(8000)["heavy"] in (heavy.heavy_blocks, heavy.heavy_blocks + 1)
+    assert plan.blocks(97)["heavy"] == -(-97 // heavy.block_tokens)
+    for n in range(1, 3000, 7):
+        assert heavy.blocks(n, max(n - 64, 0)) <= heavy.most_blocks(3000, None, 64)
+    assert Plan.from_dict(plan.to_dict()) == plan
+    with pytest.raises(HeadAwareError, match="h2o needs --kv-budget"):
+        make_plan(KVPolicyConfig("h2o"), DEMO)

@@ -26,9 +26,11 @@ WEIGHTS = {"retrieval": 1.0, "induction": 0.36, "local": 0.16}
 def held_tokens(head_class: HeadClass, window: int | None, longest: int) -> int:
     """Tokens a KV head holds of a decoding request of `longest` tokens: sinks, window and what
     rounding to blocks adds on average."""
-    if window is None:
+    if window is None and head_class.policy.heavy is None:
         return longest
     block = head_class.block_tokens
+    if window is None:
+        return min(head_class.heavy_blocks * block, longest)
     return min(head_class.sink_blocks * block + window + block - 1, longest)
 
 

@@ -57,6 +57,11 @@ class HeadClass:
         """Whole blocks that hold the sinks."""
         return -(-self.policy.sink // self.block_tokens)
 
+    @property
+    def heavy_blocks(self) -> int:
+        """Blocks kept where blocks are evicted by score: the budget, at least sinks and two."""
+        return max((self.policy.heavy or 0) // self.block_tokens, self.sink_blocks + 2)
+
     def first_window_block(self, num_processed: int) -> int:
         """Index of the first block the next query (position num_processed) sees by its window."""
         if self.policy.window is None:
@@ -73,6 +78,9 @@ class HeadClass:
         if num_processed is None:
             num_processed = max(num_tokens - 1, 0)
         total = -(-num_tokens // self.block_tokens)
+        if self.policy.heavy is not None:
+            in_flight = total - -(-num_processed // self.block_tokens)
+            return min(total, self.heavy_blocks + in_flight)
         return total - max(self.first_window_block(num_processed) - self.sink_blocks, 0)
 
     def with_window(self, window: int | None) -> HeadClass:
@@ -89,6 +97,8 @@ class HeadClass:
             in_flight: tokens that are scheduled and whose step is not over.
         """
         total = -(-num_tokens // self.block_tokens)
+        if window is None and self.policy.heavy is not None:
+            return min(total, self.heavy_blocks + 1 + -(-in_flight // self.block_tokens))
         if window is None:
             return total
         recent = window - 1 + in_flight + 2 * self.block_tokens - 2
@@ -168,9 +178,9 @@ class Plan:
             for c, window in zip(self.classes, windows or self.windows, strict=True)
         }
 
-    def request_bytes(self, num_tokens: int) -> int:
+    def request_bytes(self, num_tokens: int, windows: Windows | None = None) -> int:
         """Bytes of the blocks a decoding request of num_tokens holds: padding included."""
-        return self.block_bytes * sum(self.blocks(num_tokens).values())
+        return self.block_bytes * sum(self.blocks(num_tokens, windows=windows).values())
 
     def dense_bytes(self, num_tokens: int) -> int:
         """Bytes the same tokens take when every head keeps them all, without block rounding."""
@@ -207,6 +217,7 @@ class Plan:
                     "sink": c.policy.sink,
                     "window": c.policy.window,
                     "dtype": c.policy.dtype,
+                    "heavy": c.policy.heavy,
                     "block_tokens": c.block_tokens,
                 }
                 for c in self.classes
@@ -226,7 +237,7 @@ class Plan:
             geometry=ModelGeometry(**values["geometry"]),
             classes=tuple(
                 HeadClass(
-                    HeadPolicy(c["name"], c["sink"], c["window"], c["dtype"]),
+                    HeadPolicy(c["name"], c["sink"], c["window"], c["dtype"], c["heavy"]),
                     c["block_tokens"],
                     counts[i],
                 )
@@ -270,6 +281,8 @@ def make_plan(
 
 def _within_budget(plan: Plan, budget: int) -> Plan:
     """The plan with the windows that a budget gives its classes, now that blocks are known."""
+    if any(c.policy.heavy is not None for c in plan.classes):
+        return dataclasses.replace(plan, budget=budget)
     windows = deal_budget(plan.classes, budget, plan.geometry.max_model_len)
     classes = tuple(c.with_window(w) for c, w in zip(plan.classes, windows, strict=True))
     return dataclasses.replace(plan, classes=classes, budget=budget)

@@ -51,6 +51,8 @@ def resolve_dtypes(config: KVPolicyConfig, geometry: ModelGeometry) -> KVPolicyC
         HeadAwareError: a KV dtype other than the model's, and no native kernels for the model.
     """
     reason = why_not_native(geometry.head_size, geometry.group_size)
+    if config.policy == "h2o" and reason:
+        raise HeadAwareError(f"--kv-policy h2o needs the native CPU kernels, but {reason}")
     changed: dict[str, Any] = {}
     for name in ("retrieval_dtype", "induction_dtype", "local_dtype"):
         asked = getattr(config, name)

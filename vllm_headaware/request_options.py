@@ -110,6 +110,8 @@ class Ladders:
 
     def _make(self, options: RequestOptions) -> list[Windows]:
         plan, limits = self.plan, self.limits
+        if plan.policy == "h2o" and (options.full or options.budget is not None):
+            raise HeadAwareError("requests cannot change the budget on a server with policy 'h2o'")
         if options.full:
             if not limits.full:
                 raise HeadAwareError("kv_policy 'full' is not allowed on this server; leave it out")

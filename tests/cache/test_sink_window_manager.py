@@ -191,7 +191,8 @@ def test_a_request_with_a_window_of_its_own() -> None:
     assert held(manager, "everything") == list(range(10))
 
 
-def test_an_unlimited_class_gives_back_what_a_request_caps() -> None:
+def make_unlimited() -> UnlimitedManager:
+    """A manager of a class that keeps everything, with 2 sink blocks."""
     spec = UnlimitedSpec(
         block_size=BLOCK,
         num_kv_heads=1,
@@ -200,14 +201,33 @@ def test_an_unlimited_class_gives_back_what_a_request_caps() -> None:
         head_class="retrieval",
         sink=6,
     )
-    manager: Any = make_manager()
-    manager = UnlimitedManager(
+    return UnlimitedManager(
         spec,
-        block_pool=manager.block_pool,
+        block_pool=make_manager().block_pool,
         enable_caching=True,
         kv_cache_group_id=0,
         scheduler_block_size=BLOCK,
     )
+
+
+def test_evicted_blocks_are_free_and_nothing_later_is_cached() -> None:
+    manager: Any = make_unlimited()
+    manager.allocate_new_blocks("a", 40, 40)
+    cache(manager, "a", 20)
+    free = manager.block_pool.get_num_free_blocks()
+    manager.evict("a", [3, 7])
+    assert held(manager, "a") == [0, 1, 2, 4, 5, 6, 8, 9]
+    assert manager.block_pool.get_num_free_blocks() == free + 2
+    request: Any = SimpleNamespace(request_id="a", shared_prefix_boundary=0)
+    manager.cache_blocks(request, 40, replay_boundaries=())
+    cached = [block.block_hash is not None for block in manager.req_to_blocks["a"]]
+    assert cached == [True, True, True, False, True, *[False] * 5], "only what came before"
+    manager.free("a")
+    assert manager.block_pool.get_num_free_blocks() == 63
+
+
+def test_an_unlimited_class_gives_back_what_a_request_caps() -> None:
+    manager: Any = make_unlimited()
     manager.own_windows["capped"] = 9
     for name in ("plan", "capped"):
         manager.allocate_new_blocks(name, 40, 40)

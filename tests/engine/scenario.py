@@ -31,6 +31,7 @@ class StepWatcher:
         self.budgets: Any = budgets_of(scheduler)
         self.windows: dict[str, Any] = {}
         self.levels: dict[str, int] = {}
+        self.most_held: dict[str, int] = {}
         self.take_census = take_census
         self.managers = scheduler.kv_cache_manager.coordinator.single_type_managers
         self.processed: dict[str, int] = {}
@@ -58,6 +59,10 @@ class StepWatcher:
             expected = self.plan.blocks(
                 request.num_computed_tokens, self.processed[request.request_id], windows
             )
+            if request.num_computed_tokens >= request.num_prompt_tokens:
+                own = [m.req_to_blocks[request.request_id] for m in self.managers]
+                held = sum(not block.is_null for blocks in own for block in blocks)
+                self.most_held[name] = max(self.most_held.get(name, 0), held)
             for head_class, manager in zip(self.plan.classes, self.managers, strict=True):
                 blocks = manager.req_to_blocks[request.request_id]
                 held = sum(not block.is_null for block in blocks)
@@ -142,6 +147,7 @@ def main() -> None:
         "max_running": watcher.max_running if watcher else 0,
         "faults": watcher.faults[:5] if watcher else [],
         "windows": watcher.windows if watcher else {},
+        "most_held": watcher.most_held if watcher else {},
         "levels": watcher.levels if watcher else {},
         "remembered": sum(len(m.own_windows) for m in watcher.managers) if watcher else 0,
         "level_at_end": watcher.budgets.monitor.level if watcher else 0,

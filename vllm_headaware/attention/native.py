@@ -10,7 +10,7 @@ from vllm.v1.attention.backend import AttentionMetadataBuilder, CommonAttentionM
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
-from vllm_headaware.attention.own_windows import of_class
+from vllm_headaware.attention.own_windows import of_class, without_evicted
 from vllm_headaware.kernels.cpu.attention import ClassCache, ClassStep, LayerAttention
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ class NativeMetadataBuilder(AttentionMetadataBuilder[ClassStep]):
         step: Any = common_attn_metadata
         if getattr(step, "_headaware_step", None) is None:
             spec: Any = self.kv_cache_spec
+            if getattr(spec, "heavy", False):
+                left = without_evicted(step.seq_lens, step.block_table_tensor, spec.block_size)
+                step._headaware_step = ClassStep(
+                    step.query_start_loc, left.seq_lens, left.block_table, mass=left.mass
+                )
+                return step._headaware_step
             step._headaware_step = ClassStep(
                 step.query_start_loc,
                 step.seq_lens,

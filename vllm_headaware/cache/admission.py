@@ -140,39 +140,44 @@ class Pool:
         for index, head_class in enumerate(self.classes):
             excess = 0
             for tenant in tenants:
-                need = self._promise(head_class, index, tenant) - _own(tenant, index)
+                need = self._promise(head_class, index, tenant) - _own(head_class, tenant, index)
                 left -= max(need, 0)
                 excess += max(-need, 0)
             if hits:
-                left -= self._promise(head_class, index, hits) - _shared(hits, index)
+                left -= self._promise(head_class, index, hits) - _shared(head_class, hits, index)
             # Windowed classes also hold the chunks that are being computed, whoever's they are.
             chunks = -(-min(prefill, self.max_in_flight) // head_class.block_tokens)
-            if any(t.windows[index] is not None for t in (*tenants, *((hits,) if hits else ()))):
+            if any(_bounded(head_class, index, t) for t in (*tenants, *([hits] if hits else []))):
                 left -= max(chunks - excess, 0)
         return left
 
     def _promise(self, head_class: HeadClass, index: int, tenant: Tenant) -> int:
         window = tenant.windows[index]
         most = head_class.most_blocks(tenant.full_tokens, window, self.steps_in_flight)
-        if window is None or not tenant.prefill_tokens:
+        if not _bounded(head_class, index, tenant) or not tenant.prefill_tokens:
             return most
         return min(most + 1, -(-tenant.full_tokens // head_class.block_tokens))
 
 
-def _own(tenant: Tenant, index: int) -> int:
+def _bounded(head_class: HeadClass, index: int, tenant: Tenant) -> bool:
+    """Whether blocks of the class go back while the request runs: by its window, or by score."""
+    return tenant.windows[index] is not None or head_class.policy.heavy is not None
+
+
+def _own(head_class: HeadClass, tenant: Tenant, index: int) -> int:
     """Blocks that count towards a running request's promise.
 
     A block that leaves a window comes free only if nobody shares it, so shared ones do not count;
     what never leaves counts, shared or not.
     """
     blocks = tenant.blocks[index]
-    if tenant.windows[index] is None:
+    if not _bounded(head_class, index, tenant):
         return len(blocks)
     return sum(block.ref_cnt == 1 and not block.is_null for block in blocks)
 
 
-def _shared(tenant: Tenant, index: int) -> int:
+def _shared(head_class: HeadClass, tenant: Tenant, index: int) -> int:
     """Prefix hits that take nothing from the pool, now or later: others hold them already."""
-    if tenant.windows[index] is not None:
+    if _bounded(head_class, index, tenant):
         return 0
     return sum(block.ref_cnt > 0 for block in tenant.blocks[index])

@@ -16,6 +16,9 @@ from vllm.v1.kv_cache_interface import KVCacheSpec
 from vllm_headaware.budget import Windows
 from vllm_headaware.cache.specs import HeadClassSpec, SinkWindowSpec
 
+NEVER_CACHED = 2**40
+"""More blocks than a request can have: as many as are said to be in the prefix cache already."""
+
 
 class BlockHashes(list):
     """Block hashes of a request with windows of its own, one per KV-cache group.
@@ -67,7 +70,16 @@ class ClassManager(SingleTypeKVCacheManager):
 
 
 class UnlimitedManager(ClassManager, FullAttentionManager):
-    """Keeps everything, but of requests whose own budget caps the class."""
+    """Keeps everything, but what a request's own window hides, or what evict() takes."""
+
+    def evict(self, request_id: str, positions: Sequence[int]) -> None:
+        """Give back blocks of a request by their position; its later blocks depend on what it lost,
+        so none of them enters the prefix cache."""
+        blocks = self.req_to_blocks[request_id]
+        self.block_pool.free_blocks([blocks[position] for position in positions])
+        for position in positions:
+            blocks[position] = self._null_block
+        self.num_cached_block[request_id] = NEVER_CACHED
 
 
 class SinkWindowManager(ClassManager):

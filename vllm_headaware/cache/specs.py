@@ -23,6 +23,8 @@ class UnlimitedSpec(FullAttentionSpec):
 
     head_class: str
     sink: int
+    heavy: bool = False
+    """Whether blocks are evicted by the attention they got."""
 
     @property
     def window(self) -> None:
@@ -103,7 +105,7 @@ def make_spec(
     }
     policy = head_class.policy
     if policy.window is None:
-        return UnlimitedSpec(**common, sink=policy.sink)
+        return UnlimitedSpec(**common, sink=policy.sink, heavy=policy.heavy is not None)
     return SinkWindowSpec(
         **common,
         sink=policy.sink,

@@ -11,9 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from vllm_headaware.budget import Windows
 from vllm_headaware.config import FIELDS, make_config
 from vllm_headaware.geometry import MODEL_DTYPES, read_geometry
 from vllm_headaware.plan import Plan
+from vllm_headaware.request_options import Ladders, RequestLimits
 
 LENGTHS = (2048, 8192, 32768, 131072)
 UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -73,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
     plan, _ = plan_model(config, geometry, model_dir, args.tensor_parallel_size)
     lengths = args.lengths or [n for n in LENGTHS if n <= geometry.max_model_len]
     lengths = lengths or [geometry.max_model_len]
-    report = make_report(plan, lengths, args.memory, serve_line(args, flags))
+    ladder = Ladders(plan, RequestLimits(floor=config.floor)).default
+    report = make_report(plan, lengths, args.memory, serve_line(args, flags), ladder)
     if args.json:
         print(json.dumps(report))
     else:
@@ -81,7 +84,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def make_report(plan: Plan, lengths: list[int], memory: int, serve: str) -> dict[str, Any]:
+def make_report(
+    plan: Plan, lengths: list[int], memory: int, serve: str, ladder: list[Windows]
+) -> dict[str, Any]:
     """Everything `plan` shows, as plain values; bytes are whole numbers."""
     rows = []
     for length in lengths:
@@ -113,6 +118,7 @@ def make_report(plan: Plan, lengths: list[int], memory: int, serve: str) -> dict
                 "heads_per_layer": [len(plan.heads(y)[i]) for y in range(plan.geometry.num_layers)],
                 "sink": c.policy.sink,
                 "window": c.policy.window,
+                "heavy": c.policy.heavy,
                 "dtype": c.policy.dtype,
                 "block_tokens": c.block_tokens,
                 "bytes_per_token": c.num_heads * plan.token_bytes(i),
@@ -121,6 +127,13 @@ def make_report(plan: Plan, lengths: list[int], memory: int, serve: str) -> dict
             for i, c in enumerate(plan.classes)
         ],
         "lengths": rows,
+        "levels": [
+            {
+                "windows": {c.name: w for c, w in zip(plan.classes, windows, strict=True)},
+                "request_bytes": [plan.request_bytes(length, windows) for length in lengths],
+            }
+            for windows in ladder
+        ],
         "serve": serve,
     }
 
@@ -158,7 +171,9 @@ def show(report: dict[str, Any]) -> None:
         )
     for c in report["classes"]:
         keeps = "everything"
-        if c["window"] is not None:
+        if c["heavy"] is not None:
+            keeps = f"first {c['sink']}, latest and heaviest: {c['heavy']:,}"
+        elif c["window"] is not None:
             keeps = f"first {c['sink']} + last {c['window']:,}"
         classes.add_row(
             c["name"],
@@ -185,6 +200,8 @@ def show(report: dict[str, Any]) -> None:
             str(row["dense_concurrency"]),
         )
     console.print(lengths)
+    if len(report["levels"]) > 1:
+        console.print(_levels(report))
     console.print(
         f"One block is {format_bytes(report['block_bytes'])}; prefix-cache hits land on multiples"
         f" of {report['prefix_alignment_tokens']} tokens.",
@@ -198,6 +215,20 @@ def show(report: dict[str, Any]) -> None:
         highlight=False,
     )
     console.print(report["serve"], soft_wrap=True, highlight=False, markup=False)
+
+
+def _levels(report: dict[str, Any]) -> Table:
+    """What new requests get when memory runs low."""
+    table = Table(title="Levels: windows of new requests when memory runs low")
+    table.add_column("level", justify="right")
+    for c in report["classes"]:
+        table.add_column(c["name"], justify="right")
+    for row in report["lengths"]:
+        table.add_column(f"{row['tokens']:,} tokens hold", justify="right")
+    for number, level in enumerate(report["levels"]):
+        windows = ("everything" if w is None else f"{w:,}" for w in level["windows"].values())
+        table.add_row(str(number), *windows, *map(format_bytes, level["request_bytes"]))
+    return table
 
 
 def format_bytes(count: float) -> str:

@@ -137,10 +137,13 @@ def _classes(plan: dict[str, Any], now: dict[str, Any]) -> Table:
         table.add_column(title, justify="left" if title == "class" else "right")
     for planned, held in zip(plan["classes"], now["classes"], strict=True):
         keeps = f"{planned['sink']:,} + {planned['window'] or 0:,}"
+        if planned["window"] is None:
+            heavy = planned["heavy"]
+            keeps = "everything" if heavy is None else f"heaviest {heavy:,}"
         table.add_row(
             planned["name"],
             str(planned["heads"]),
-            "everything" if planned["window"] is None else keeps,
+            keeps,
             f"{held['blocks']:,}",
             f"{held['tokens']:,}",
             size_text(held["bytes"]),

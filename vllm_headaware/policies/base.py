@@ -22,12 +22,14 @@ class HeadPolicy:
 
     `window` None means everything; then `sink` is for requests with a budget of their own. `dtype`
     names the KV format (kernels/formats.py) of what is kept, or is AUTO, the model's own dtype.
+    With `heavy`, a number of tokens, blocks beyond it are evicted by score (cache/heavy.py).
     """
 
     name: str
     sink: int = 0
     window: int | None = None
     dtype: str = AUTO
+    heavy: int | None = None
 
 
 class KVPolicy(Protocol):

@@ -37,6 +37,9 @@ Request.sampling_params, .cache_salt, .block_hashes (budgets)
 GPUModelRunner._build_attention_metadata (budgets)
     Builders learn the windows of the step's requests; vLLM tells them positions only.
     Goes away when CommonAttentionMetadata names its requests.
+Scheduler.schedule, .update_from_output, GPUModelRunner.execute_model, .sample_tokens (heavy)
+    Attention mass goes from workers to the scheduler and evicted blocks come back, as attributes of
+    ModelRunnerOutput and SchedulerOutput. Goes away when both get an extension field.
 StatLoggerManager.__init__, .record (stats)
     The census becomes metrics in the front end. Goes away with the same field.
 entrypoints.launchers.app.attach_endpoint_plugins, app.state.engine_client (routes)

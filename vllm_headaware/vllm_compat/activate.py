@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from vllm_headaware.config import KVPolicyConfig
+from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.geometry import ModelGeometry
 from vllm_headaware.plan import Plan
 from vllm_headaware.planning import plan_model
@@ -37,6 +38,11 @@ def activate(vllm_config: Any, config: KVPolicyConfig) -> None:
         budget_max=config.request_budget_max,
         full=config.request_full == "allow",
     )
+    if plan.policy == "h2o" and plan.tensor_parallel_size > 1:
+        raise HeadAwareError(
+            "--kv-policy h2o does not support --tensor-parallel-size above 1: scores are those of"
+            " one rank; use --kv-policy headaware"
+        )
     put_plan(vllm_config, plan, profile.checksum if profile else "", limits)
     logger.info(describe(plan))
 
@@ -60,6 +66,7 @@ def describe(plan: Plan) -> str:
     classes = ", ".join(
         f"{c.num_heads} {c.name} heads in {c.policy.dtype}"
         + ("" if c.policy.window is None else f" (sink {c.policy.sink} + last {c.policy.window})")
+        + ("" if c.policy.heavy is None else f" (sink {c.policy.sink}, heaviest {c.policy.heavy})")
         for c in plan.classes
     )
     share = plan.request_bytes(length) / plan.dense_bytes(length)

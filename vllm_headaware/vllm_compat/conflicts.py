@@ -154,12 +154,12 @@ SUPPORTED = (
     Supported(
         "data parallelism",
         "--data-parallel-size",
-        "test_two_engines.py::test_both_engines_and_front_ends",
+        "test_front_ends.py::test_every_event_counts_once",
     ),
     Supported(
         "several API servers",
         "--api-server-count",
-        "test_two_engines.py::test_both_engines_and_front_ends",
+        "test_front_ends.py::test_every_event_counts_once",
     ),
 )
 """The other half of the matrix. docs/compatibility.md has both; a test keeps it so."""

@@ -33,7 +33,8 @@ HELP: dict[str, tuple[str, str]] = {
         "{" + ",".join(POLICIES) + "}",
         "What each KV head keeps. full: everything, as without the plugin. headaware: retrieval"
         " heads keep everything, induction heads a wide window, local heads attention sinks and a"
-        " window; freed blocks return to the pool. streamingllm: sinks and a window for all heads.",
+        " window; freed blocks return to the pool. streamingllm: sinks and a window for all heads."
+        " h2o: sinks, the latest blocks and those with the most attention, up to --kv-budget.",
     ),
     "head_profile": (
         "PATH|auto",

@@ -1,0 +1,45 @@
+"""`vllm-headaware plan`: the budget asked for and achieved, and what pressure would do."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.engine.profiles import write_profile
+from tests.reference.tiny import TINY, make_tiny_model
+from vllm_headaware.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_tiny_model(tmp_path_factory.mktemp("plan"), TINY)
+    write_profile(folder)
+    return folder
+
+
+def test_asked_and_achieved(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(model), "--kv-budget", "600", "--json", "--lengths", "3000,4000"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["budget"]["asked"] == 600
+    assert 550 < report["budget"]["achieved"] <= 600
+    assert all(c["window"] for c in report["classes"]), "retrieval is capped too"
+    held = [level["request_bytes"] for level in report["levels"]]
+    assert len(held) > 2
+    assert held[0] == [row["request_bytes"] for row in report["lengths"]]
+    assert held == sorted(held, reverse=True)
+    assert "--kv-budget 600" in report["serve"]
+
+
+def test_tables(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(model)]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "a KV head keeps" in text
+    assert "everything" in text
+    assert "windows of new requests when memory runs low" in text
+    assert main(["plan", str(model), "--kv-floor", "1"]) == 0
+    assert "when memory runs low" not in capsys.readouterr().out
+
+
+def test_a_budget_that_cannot_be_kept(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(model), "--kv-budget", "5"]) == 2
+    assert "is less than the" in capsys.readouterr().err
