@@ -20,6 +20,15 @@ def test_achieved_is_asked_less_part_of_a_block(budget: int) -> None:
     assert 0.98 * budget < plan.mean_tokens() <= budget
 
 
+@pytest.mark.parametrize("budget", [700, 1024, 2048, 4096])
+@pytest.mark.parametrize("geometry", [DEMO, LARGE], ids=["demo", "8B"])
+def test_blocks_are_chosen_for_the_windows_of_the_budget(
+    geometry: ModelGeometry, budget: int
+) -> None:
+    plan = plan_for(geometry, budget=budget)
+    assert plan.request_waste(geometry.max_model_len) < 0.05
+
+
 @pytest.mark.parametrize("budget", [700, 2048])
 def test_the_mean_is_of_blocks_really_held(budget: int) -> None:
     plan = plan_for(LARGE, budget=budget)

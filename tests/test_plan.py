@@ -162,6 +162,7 @@ def test_heavy_hitters_hold_their_budget() -> None:
     (heavy,) = plan.classes
     assert plan.mean_tokens() <= 1000 == plan.budget == heavy.policy.heavy
     assert plan.mean_tokens() > 1000 - heavy.block_tokens
+    assert heavy.block_tokens == 32
     assert plan.blocks(8000)["heavy"] in (heavy.heavy_blocks, heavy.heavy_blocks + 1)
     assert plan.blocks(97)["heavy"] == -(-97 // heavy.block_tokens)
     for n in range(1, 3000, 7):

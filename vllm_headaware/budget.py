@@ -15,6 +15,7 @@ from vllm_headaware.errors import HeadAwareError
 
 if TYPE_CHECKING:
     from vllm_headaware.plan import HeadClass
+    from vllm_headaware.policies.base import HeadPolicy
 
 Windows = tuple[int | None, ...]
 """Last tokens that each class of a plan keeps, in the plan's order; None keeps everything."""
@@ -73,6 +74,19 @@ def deal_budget(classes: Sequence[HeadClass], budget: int, longest: int) -> Wind
         else:
             high = middle
     return windows(low)
+
+
+def rough_windows(
+    policies: Sequence[HeadPolicy], num_heads: Sequence[int], budget: int, longest: int
+) -> Windows:
+    """About what deal_budget will give, before block sizes are known."""
+    weights = [WEIGHTS.get(policy.name, 1.0) for policy in policies]
+    weighted = sum(heads * weight for heads, weight in zip(num_heads, weights, strict=True))
+    part = budget * sum(num_heads) / weighted
+    kept = [
+        int(part * weight) - policy.sink for policy, weight in zip(policies, weights, strict=True)
+    ]
+    return tuple(None if tokens >= longest else max(tokens, 1) for tokens in kept)
 
 
 def make_ladder(classes: Sequence[HeadClass], windows: Windows, floor: float) -> list[Windows]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vllm_headaware.budget import Windows, deal_budget, mean_tokens
+from vllm_headaware.budget import Windows, deal_budget, mean_tokens, rough_windows
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.geometry import ModelGeometry
@@ -270,6 +270,13 @@ def make_plan(
     policies = tuple(
         dataclasses.replace(p, dtype=geometry.kv_dtype) if p.dtype == AUTO else p for p in policies
     )
+    if config.budget:
+        counts = [sum(row.count(index) for row in classes) for index in range(len(policies))]
+        rough = rough_windows(policies, counts, config.budget, geometry.max_model_len)
+        policies = tuple(
+            p if p.heavy is not None else dataclasses.replace(p, window=window)
+            for p, window in zip(policies, rough, strict=True)
+        )
     sizes = [FORMATS[p.dtype].token_bytes(geometry.head_size) for p in policies]
     dealing = _Dealing(policies, sizes, classes, ranks, tensor_parallel_size)
     dealing.give_every_rank_every_class()
@@ -369,7 +376,10 @@ def _choose_block_sizes(dealing: _Dealing, geometry: ModelGeometry) -> tuple[int
 
     fitting = (
         sizes
-        for sizes in itertools.product(candidates, repeat=len(dealing.policies))
+        for sizes in itertools.product(
+            # Where blocks are evicted by score, small ones tell tokens apart.
+            *([BLOCK_QUANTUM] if p.heavy is not None else candidates for p in dealing.policies)
+        )
         if math.lcm(*sizes) <= MAX_ALIGNMENT
     )
     return min(fitting, key=cost)

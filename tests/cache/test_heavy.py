@@ -21,10 +21,10 @@ def test_the_lightest_go_but_sinks_and_the_latest() -> None:
 def test_scores_add_up_and_what_is_gone_stays_gone() -> None:
     heavy = HeavyHitters(budget_blocks=3, sink_blocks=0)
     heavy.add("a", [1.0, 2.0, 3.0])
-    heavy.add("a", [1.5, 0.0, 0.0, 9.0])
-    assert heavy.evict("a", 4) == [1], "2.5, 2.0 and 3.0"
-    heavy.add("a", [0.0, 99.0, 0.0, 0.0, 0.0])
-    assert heavy.evict("a", 5) == [0]
+    heavy.add("a", [1.5, 0.9, 0.0, 9.0])
+    assert heavy.evict("a", 4) == [0], "2.5, 2.9 and 3.0"
+    heavy.add("a", [0.0, 0.0, 0.0, 0.0, 0.0])
+    assert heavy.evict("a", 5) == [1], "the lightest of those that are left"
     assert heavy.evicted("a") == {0, 1}
     assert heavy.evicted("b") == frozenset()
     heavy.forget("a")
