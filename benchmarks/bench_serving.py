@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+KV_GIB = "4"  # stock must hold 8 requests of 8k in float32
 
 
 def measure(model: str, policy: str | None, options: list[str], size: list[str]) -> dict[str, Any]:
@@ -35,7 +37,13 @@ def measure(model: str, policy: str | None, options: list[str], size: list[str])
     command += ["--task", "short,ttft,decode", *size]
     if policy:
         command += ["--kv-policy", policy, *(f"--policy-option={option}" for option in options)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False)
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": KV_GIB},
+        check=False,
+    )
     if done.returncode:
         raise RuntimeError(f"the probe of {policy or 'stock'} ended with status {done.returncode}")
     return json.loads(done.stdout.splitlines()[-1])

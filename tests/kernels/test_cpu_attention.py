@@ -7,6 +7,7 @@ hold, and what the blocks hold against what was written.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from tests.kernels.blocks import read_block
 from vllm_headaware.kernels.cpu.attention import ClassCache, ClassStep, LayerAttention
 from vllm_headaware.kernels.cpu.library import INSTRUCTION_SETS, find_kernel
 from vllm_headaware.kernels.formats import FORMATS
-from vllm_headaware.kernels.reference import UNLIMITED, HeadRule, attention, stored
+from vllm_headaware.kernels.reference import UNLIMITED, HeadRule, attention, stored, visible
 
 NUM_KV_HEADS = 3
 OWNERS = ((1,), (0, 2))
@@ -47,7 +48,10 @@ class Batch:
         lengths: tuple[int, ...] = LENGTHS,
         instruction_set: str | None = None,
         seed: int = 0,
+        windows: tuple[int, ...] | None = None,
+        measured: bool = False,
     ) -> None:
+        self.windows, self.measured = windows, measured
         self.format, self.head_size, self.group, self.block = kv_format, head_size, group, block
         self.io, self.lengths = io, lengths
         self.rule = rule or HeadRule(sink=block, window=100, block=block)
@@ -62,6 +66,7 @@ class Batch:
         needed = len(lengths) * width
         order = torch.randperm(2 * needed, generator=rng).to(torch.int32)
         self.tables = [part.view(len(lengths), width) for part in order.split(needed)]
+        self.masses = [torch.zeros(table.shape) for table in self.tables]
         self.caches = []
         for own in OWNERS:
             share = len(own) * block * FORMATS[kv_format].token_bytes(head_size)
@@ -101,7 +106,14 @@ class Batch:
                 for part in (self.q, self.k, self.v)
             )
             out = _strided(torch.full_like(q, float("nan")))
-            self.layer(q, k, v, out, [ClassStep(starts, seq_lens, t) for t in self.tables])
+            windows = None if self.windows is None else torch.tensor(self.windows).int()
+            steps = [
+                ClassStep(starts, seq_lens, table, of_class, mass if self.measured else None)
+                for table, mass, of_class in zip(
+                    self.tables, self.masses, (None, windows), strict=True
+                )
+            ]
+            self.layer(q, k, v, out, steps)
             for index, s in enumerate(new):
                 outputs[index][s] = out[starts[index] : starts[index + 1]].float()
                 done[index] = s.stop
@@ -119,6 +131,26 @@ class Batch:
                     k[at : at + n, head], v[at : at + n, head] = read[0][:n], read[1][:n]
         return k, v
 
+    def rule_of(self, request: int) -> HeadRule:
+        """The rule of the windowed class for one request."""
+        if self.windows is None:
+            return self.rule
+        return replace(self.rule, window=self.windows[request] or None)
+
+    def expected_mass(self, request: int, class_index: int) -> torch.Tensor:
+        """Attention weights per block, float64 [width], all queries and heads of a class added."""
+        k, _ = self.stored_rows(request)
+        n, rule = self.lengths[request], (UNLIMITED, self.rule_of(request))[class_index]
+        seen = visible(torch.arange(n), torch.arange(n), rule)
+        mass = torch.zeros(self.tables[0].shape[1] * self.block, dtype=torch.float64)
+        for head in OWNERS[class_index]:
+            q = self.q[request][:, head * self.group : (head + 1) * self.group].double()
+            if self.format == "int4":
+                q = q @ _rotation(self.head_size)
+            logits = torch.einsum("qhd,kd->hqk", q, k[:, head].double()) * self.head_size**-0.5
+            mass[:n] += logits.masked_fill(~seen, float("-inf")).softmax(-1).sum((0, 1))
+        return mass.view(-1, self.block).sum(1)
+
     def expected(self, request: int) -> torch.Tensor:
         """The float64 reference on what the blocks hold."""
         k, v = (rows.double() for rows in self.stored_rows(request))
@@ -126,7 +158,7 @@ class Batch:
         if self.format == "int4":  # K and V are stored rotated
             turn = _rotation(self.head_size)
             q = q @ turn
-        rules = [self.rule, UNLIMITED, self.rule]
+        rules = [self.rule_of(request), UNLIMITED, self.rule_of(request)]
         out = attention(q, k, v, rules, self.head_size**-0.5)
         return out @ turn if self.format == "int4" else out
 
@@ -181,6 +213,29 @@ def test_other_shapes(kv_format: str, head_size: int, group: int) -> None:
 def test_other_windows(block: int, rule: HeadRule) -> None:
     batch = Batch("float32", block=block, rule=rule)
     assert largest_error(batch, batch.serve()) < BOUND["float32"]
+
+
+@pytest.mark.parametrize("kv_format", ["float32", "int4"])
+def test_each_request_has_its_own_window(kv_format: str) -> None:
+    batch = Batch(kv_format, windows=(7, 1, 0, 33, 260, 0))
+    assert largest_error(batch, batch.serve()) < BOUND[kv_format]
+
+
+@pytest.mark.parametrize("kv_format", FORMATS)
+@pytest.mark.parametrize("instruction_set", available())
+def test_attention_mass_of_every_block(kv_format: str, instruction_set: str) -> None:
+    lengths, chunks = (5, 333, 2600), (4, 64, 1000)
+    batch = Batch(kv_format, lengths=lengths, instruction_set=instruction_set, measured=True)
+    batch.serve(chunks)
+    for request, n in enumerate(lengths):
+        for index, own in enumerate(OWNERS):
+            mass, expected = batch.masses[index][request], batch.expected_mass(request, index)
+            assert mass.sum().item() == pytest.approx(n * len(own) * batch.group, rel=1e-4)
+            torch.testing.assert_close(mass.double(), expected, rtol=2e-3, atol=2e-3)
+    unmeasured = Batch(kv_format, lengths=lengths, instruction_set=instruction_set)
+    again = Batch(kv_format, lengths=lengths, instruction_set=instruction_set, measured=True)
+    assert all(map(torch.equal, unmeasured.serve(chunks), again.serve(chunks)))
+    assert all(map(torch.equal, again.masses, batch.masses))
 
 
 @pytest.mark.parametrize(("io", "bound"), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
@@ -255,3 +310,9 @@ def test_bad_arguments_are_refused() -> None:
         LayerAttention(head_size=64, classes=[wrong], **common)
     with pytest.raises(ValueError, match="int32"):
         ClassStep(torch.zeros(2), torch.zeros(1), torch.zeros(1, 1))
+    two, table = torch.zeros(2, dtype=torch.int32), torch.zeros(2, 4, dtype=torch.int32)
+    starts = torch.zeros(3, dtype=torch.int32)
+    with pytest.raises(ValueError, match="windows for 2 requests"):
+        ClassStep(starts, two, table, windows=starts)
+    with pytest.raises(ValueError, match="lie as block_table"):
+        ClassStep(starts, two, table, mass=torch.zeros(2, 5))

@@ -36,6 +36,8 @@ struct HaStep {
   const int32_t* block_table;  // [num_requests][table_stride]
   int64_t table_stride;
   int32_t num_requests;
+  const int32_t* windows;  // [num_requests], 0 = all; null: every request has the class's window
+  float* mass;             // [num_requests][table_stride] attention mass per block, added to; or null
 };
 
 // [num_tokens, heads, head_size], heads and elements dense; stride in elements.

@@ -22,8 +22,13 @@ constexpr int LONG_RANGE_TILES = 64;  // of one item with many rows
 constexpr int PANEL_TILES = 8;        // tiles whose scores are kept before the softmax goes on
 constexpr int PANEL = PANEL_TILES * GRANULE;
 constexpr int FETCH_BYTES = 8192;     // how far ahead of use memory is asked for
-constexpr int MAX_ROWS = 128;         // rows of one item
+constexpr int MAX_ROWS = 64;          // rows of one item
 constexpr int FEW_ROWS = 8;           // with more rows, make floats of a tile first
+#if defined(__AVX512VNNI__)
+constexpr int NARROW_ROWS = MAX_ROWS;  // integer products are faster however many rows there are
+#else
+constexpr int NARROW_ROWS = FEW_ROWS;
+#endif
 constexpr int MAX_HEAD = 512;
 constexpr float LOG2E = 1.4426950408889634f;
 constexpr float NEVER = -std::numeric_limits<float>::infinity();
@@ -34,19 +39,19 @@ template <class F, int R>
 inline void rows_times_granules(const float* a, int a_stride, const uint8_t* b, const uint8_t* next,
                                 int b_step, int n, float* acc, int acc_stride) {
   vf sum[R][NV];
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < NV; ++j) sum[r][j] = load(acc + r * acc_stride + j * W);
+  HA_UNROLL for (int r = 0; r < R; ++r)
+    HA_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] = load(acc + r * acc_stride + j * W);
   for (int k = 0; k < n; ++k, b += b_step, next += b_step) {
     for (int line = 0; line < F::granule_bytes; line += 64) __builtin_prefetch(next + line, 0, 2);
     vf x[NV];
-    for (int j = 0; j < NV; ++j) x[j] = F::read(b, j);
-    for (int r = 0; r < R; ++r) {
+    HA_UNROLL for (int j = 0; j < NV; ++j) x[j] = F::read(b, j);
+    HA_UNROLL for (int r = 0; r < R; ++r) {
       vf y = splat(a[r * a_stride + k]);
-      for (int j = 0; j < NV; ++j) sum[r][j] += y * x[j];
+      HA_UNROLL for (int j = 0; j < NV; ++j) sum[r][j] += y * x[j];
     }
   }
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < NV; ++j) store(acc + r * acc_stride + j * W, sum[r][j]);
+  HA_UNROLL for (int r = 0; r < R; ++r)
+    HA_UNROLL for (int j = 0; j < NV; ++j) store(acc + r * acc_stride + j * W, sum[r][j]);
 }
 
 // The same for any number of rows: as many at once as there are registers for.
@@ -148,11 +153,12 @@ struct Item {
 
 // The visible tiles of some query tokens: the sinks', then those from the window's start on.
 struct Visible {
-  int sink_tiles, hidden_tiles, count;
+  int block_tokens, window, sink_tiles, hidden_tiles, count;
 
-  Visible(const HaClass& c, int first_position, int last_position) {
+  Visible(const HaClass& c, const HaStep& step, int request, int first_position, int last_position)
+      : block_tokens(c.block_tokens), window(step.windows ? step.windows[request] : c.window) {
     const int tiles = last_position / GRANULE + 1;
-    const int start = first_visible(c, first_position) / GRANULE;
+    const int start = first_visible(first_position) / GRANULE;
     sink_tiles = c.sink / GRANULE;
     hidden_tiles = std::max(start - sink_tiles, 0);
     count = tiles - hidden_tiles;
@@ -160,10 +166,10 @@ struct Visible {
   int tile(int index) const { return index < sink_tiles ? index : index + hidden_tiles; }
 
   // First token the query at a position sees by its window.
-  static int first_visible(const HaClass& c, int position) {
-    if (c.window == 0) return 0;
-    const int oldest = std::max(position - c.window + 1, 0);
-    return oldest - oldest % c.block_tokens;
+  int first_visible(int position) const {
+    if (window == 0) return 0;
+    const int oldest = std::max(position - window + 1, 0);
+    return oldest - oldest % block_tokens;
   }
 };
 
@@ -175,8 +181,8 @@ struct Softmax {
 struct Queries {
   alignas(64) float rows[MAX_ROWS * MAX_HEAD];
   float sums[MAX_ROWS];
-  Narrow<MAX_HEAD> narrow[FEW_ROWS];
-  int32_t narrow_sums[FEW_ROWS];
+  Narrow<MAX_HEAD, false> narrow[NARROW_ROWS];
+  int32_t narrow_sums[NARROW_ROWS];
   alignas(64) mutable float unpacked[MAX_HEAD * GRANULE];
 };
 
@@ -255,15 +261,17 @@ struct Head {
     if constexpr (F::quantised) {
       vf scale[NV], low[NV];
       key_scales(r, tile, scale, low);
-      if (rows <= FEW_ROWS) {
+      if (rows <= NARROW_ROWS) {
+        const uint8_t* quads = r.key_tile(tile);
         quad_dots<F, false>(
-            q.narrow, rows, r.key_tile(tile), next, F::quad_bytes, D / 4,
+            q.narrow, rows, {&quads, &next, 1, 0, F::quad_bytes, D / 4},
             [&](int i, const int32_t* sums) {
               for (int j = 0; j < NV; ++j) {
                 vi x = *reinterpret_cast<const vi_loose*>(sums + j * W);
                 vf dot = __builtin_convertvector(x - F::key_offset * q.narrow_sums[i], vf);
-                store(scores + i * PANEL + j * W,
-                      dot * q.narrow[i].step * scale[j] + low[j] * q.sums[i]);
+                dot *= q.narrow[i].step * scale[j];
+                if constexpr (Region<F>::has_low()) dot += low[j] * q.sums[i];
+                store(scores + i * PANEL + j * W, dot);
               }
             });
         return;
@@ -298,43 +306,58 @@ struct Head {
     }
   }
 
-  // out[row] += weights[row] x V over the first `count` tokens of one tile; the weights of the
-  // tile's other tokens are 0.
-  void accumulate(const Region<F>& r, int tile, int count, const Queries& q, float* weights,
+  // out[row] += weights[row] x V over the tiles of a panel, in integers. Weights of tokens that a row
+  // does not see are 0.
+  void accumulate_narrow(const Item& item, const Visible& visible, int panel, int count, int last,
+                         float* weights, int rows, float* out, const Tiles<F>& tiles) const {
+    const int D = layer.head_size;
+    alignas(64) float scale[PANEL], low[PANEL];
+    const uint8_t *begin[PANEL_TILES], *next[PANEL_TILES];
+    int64_t quad_step = 0;
+    for (int i = 0; i < count; ++i) {
+      const int token = visible.tile(panel + i) * GRANULE, at = token % c.block_tokens;
+      const Region<F> r = region(item.request, token);
+      value_scales(r, at, std::min(GRANULE, last + 1 - token), scale + i * GRANULE,
+                   low + i * GRANULE);
+      begin[i] = r.values() + at * r.row_bytes();
+      next[i] = tiles.after(panel, count + i, count);
+      quad_step = 4 * r.row_bytes();
+    }
+    static thread_local Narrow<PANEL, true> narrow[NARROW_ROWS];
+    for (int i = 0; i < rows; ++i) {
+      float* w = weights + i * PANEL;
+      vf lows = {};
+      for (int t = 0; t < count * GRANULE; t += W) {
+        const vf weight = load(w + t);
+        if constexpr (Region<F>::has_low()) lows += weight * load(low + t);
+        store(w + t, weight * load(scale + t));
+      }
+      narrow[i].set(w, count * GRANULE);
+      if constexpr (Region<F>::has_low()) {
+        const float sum = hsum(lows);
+        for (int k = 0; k < D; k += W) store(out + i * D + k, load(out + i * D + k) + sum);
+      }
+    }
+    for (int i = 0; i < D; i += LANES)
+      quad_dots<F, true>(
+          narrow, rows,
+          {begin, next, count, i / GRANULE * F::quad_bytes, quad_step, GRANULE / 4},
+          [&](int row, const int32_t* sums) {
+            float* p = out + row * D + i;
+            for (int k = 0; k < LANES; k += W) {
+              vi x = *reinterpret_cast<const vi_loose*>(sums + k);
+              store(p + k, load(p + k) + __builtin_convertvector(x, vf) * narrow[row].step);
+            }
+          });
+  }
+
+  // out[row] += weights[row] x V over the first `count` tokens of one tile, in floats.
+  void accumulate(const Region<F>& r, int tile, int count, const Queries& q, const float* weights,
                   int rows, float* out, const uint8_t* next) const {
     const int D = layer.head_size, first = tile * GRANULE;
     if constexpr (F::quantised) {
       alignas(64) float scale[GRANULE], low[GRANULE];
       value_scales(r, first, count, scale, low);
-      if (rows <= FEW_ROWS) {
-        Narrow<GRANULE> narrow[FEW_ROWS];
-        for (int i = 0; i < rows; ++i) {
-          float* w = weights + i * PANEL;
-          vf lows = {};
-          for (int t = 0; t < GRANULE; t += W) {
-            if constexpr (Region<F>::has_low()) lows += load(w + t) * load(low + t);
-            store(w + t, load(w + t) * load(scale + t));
-          }
-          narrow[i].set(w, GRANULE);
-          if constexpr (Region<F>::has_low()) {
-            const float sum = hsum(lows);
-            for (int k = 0; k < D; k += W) store(out + i * D + k, load(out + i * D + k) + sum);
-          }
-        }
-        const uint8_t* quad = r.values() + first * r.row_bytes();
-        for (int i = 0; i < D; i += LANES)
-          quad_dots<F, true>(narrow, rows, quad + i / GRANULE * F::quad_bytes,
-                             next + i / GRANULE * F::quad_bytes, 4 * r.row_bytes(),
-                             (count + 3) / 4, [&](int row, const int32_t* sums) {
-                               float* p = out + row * D + i;
-                               for (int k = 0; k < LANES; k += W) {
-                                 vi x = *reinterpret_cast<const vi_loose*>(sums + k);
-                                 store(p + k, load(p + k) +
-                                                  __builtin_convertvector(x, vf) * narrow[row].step);
-                               }
-                             });
-        return;
-      }
       for (int t = 0; t < count; ++t)
         for (int i = 0; i < D; i += W)
           store(q.unpacked + t * D + i, r.read_values(first + t, i) * scale[t] + low[t]);
@@ -369,8 +392,9 @@ struct Head {
       std::memset(low, 0, GRANULE * sizeof(float));
   }
 
-  // Rows against the item's range: unnormalised output and softmax state per row.
-  void attend(const HaCall& call, const Item& item, float* out, Softmax* state) const {
+  // Rows against the item's range: unnormalised output and softmax state per row; where `mass` is
+  // not null, also unnormalised sums of weights per row and tile, [rows][LONG_RANGE_TILES].
+  void attend(const HaCall& call, const Item& item, float* out, Softmax* state, float* mass) const {
     const int D = layer.head_size, own = c.kv_heads[head];
     const int group = layer.num_query_heads / layer.num_kv_heads;
     const int rows = (item.last - item.first) * group;
@@ -378,7 +402,7 @@ struct Head {
     const int context =
         step.seq_lens[item.request] - (step.query_start[item.request + 1] - start);
     const int first = context + item.first, last = context + item.last - 1;
-    const Visible visible(c, first, last);
+    const Visible visible(c, step, item.request, first, last);
 
     static thread_local Queries q;
     alignas(64) static thread_local float scores[MAX_ROWS * PANEL];
@@ -392,7 +416,7 @@ struct Head {
       for (int k = 0; k < D; ++k) sum += row[k] *= layer.scale * LOG2E;
       q.sums[i] = sum;
       if constexpr (F::quantised)
-        if (rows <= FEW_ROWS) {
+        if (rows <= NARROW_ROWS) {
           q.narrow[i].set(row, D);
           q.narrow_sums[i] = q.narrow[i].sum(D);
         }
@@ -407,10 +431,19 @@ struct Head {
         const int token = visible.tile(panel + i) * GRANULE;
         score(region(item.request, token), token % c.block_tokens / GRANULE, q, rows,
               scores + i * GRANULE, tiles.after(panel, i, count));
-        hide(token, first, last, group, rows, scores + i * GRANULE);
+        hide(visible, token, first, last, group, rows, scores + i * GRANULE);
       }
-      for (int i = 0; i < rows; ++i)
-        soften(scores + i * PANEL, count * GRANULE, state[i], out + i * D, D);
+      for (int i = 0; i < rows; ++i) {
+        const float keep = soften(scores + i * PANEL, count * GRANULE, state[i], out + i * D, D);
+        if (mass)
+          sum_tiles(scores + i * PANEL, count, keep, mass + i * LONG_RANGE_TILES,
+                    panel - item.tile_begin);
+      }
+      if constexpr (F::quantised)
+        if (rows <= NARROW_ROWS) {
+          accumulate_narrow(item, visible, panel, count, last, scores, rows, out, tiles);
+          continue;
+        }
       for (int i = 0; i < count; ++i) {
         const int token = visible.tile(panel + i) * GRANULE;
         accumulate(region(item.request, token), token % c.block_tokens / GRANULE,
@@ -421,26 +454,28 @@ struct Head {
   }
 
   // Scores of tokens a row does not see become -infinity.
-  void hide(int token, int first, int last, int group, int rows, float* scores) const {
+  void hide(const Visible& visible, int token, int first, int last, int group, int rows,
+            float* scores) const {
     const bool all_past = token + GRANULE - 1 <= first;
-    const bool all_in_window = token < c.sink || token >= Visible::first_visible(c, last);
+    const bool all_in_window = token < c.sink || token >= visible.first_visible(last);
     if (all_past && all_in_window) return;
     for (int i = 0; i < rows; ++i) {
       const int position = first + i / group;
-      const bool behind = token >= c.sink && token < Visible::first_visible(c, position);
+      const bool behind = token >= c.sink && token < visible.first_visible(position);
       const int seen = behind ? 0 : std::min(std::max(position + 1 - token, 0), GRANULE);
       for (int t = seen; t < GRANULE; ++t) scores[i * PANEL + t] = NEVER;
     }
   }
 
-  // Scores become weights relative to the largest score so far; earlier output is brought along.
-  static void soften(float* scores, int n, Softmax& state, float* out, int D) {
+  // Scores become weights relative to the largest score so far; earlier output is brought along, by
+  // the factor that is returned.
+  static float soften(float* scores, int n, Softmax& state, float* out, int D) {
     vf most = load(scores);
     for (int t = W; t < n; t += W) most = vmax(most, load(scores + t));
     const float now = std::max(state.most, hmax(most));
     if (now == NEVER) {  // nothing visible yet
       std::memset(scores, 0, sizeof(float) * n);
-      return;
+      return 1;
     }
     vf sum = {};
     for (int t = 0; t < n; t += W) {
@@ -452,6 +487,17 @@ struct Head {
     if (keep != 1.0f && state.most != NEVER)
       for (int k = 0; k < D; k += W) store(out + k, load(out + k) * keep);
     state = {now, state.sum * keep + hsum(sum)};
+    return keep;
+  }
+
+  // Sums of one row's weights over each tile of a panel, behind `done` earlier ones.
+  static void sum_tiles(const float* weights, int count, float keep, float* mass, int done) {
+    for (int i = 0; i < done; ++i) mass[i] *= keep;
+    for (int i = 0; i < count; ++i) {
+      vf sum = {};
+      for (int j = 0; j < NV; ++j) sum += load(weights + i * GRANULE + j * W);
+      mass[done + i] = hsum(sum);
+    }
   }
 
   void finish(const HaCall& call, const Item& item, float* out, const float* sums) const {
@@ -499,18 +545,21 @@ struct Schedule {
   std::vector<int> order;  // of items: dear ones first
   std::vector<Group> groups;
   int64_t partial_rows = 0;
+  bool wants_mass = false;
 
   void plan(const HaCall& call) {
     writes.clear();
     items.clear();
     groups.clear();
     partial_rows = 0;
+    wants_mass = false;
     const HaLayer& layer = *call.layer;
     const int group = layer.num_query_heads / layer.num_kv_heads;
     const int most_tokens = std::max(MAX_ROWS / group, 1);
     for (int k = 0; k < layer.num_classes; ++k) {
       const HaClass& c = layer.classes[k];
       const HaStep& step = *call.steps[k];
+      wants_mass |= step.mass != nullptr;
       for (int request = 0; request < step.num_requests; ++request) {
         const int count = step.query_start[request + 1] - step.query_start[request];
         const int context = step.seq_lens[request] - count;
@@ -521,7 +570,7 @@ struct Schedule {
             writes.push_back({k, head, request, at, next});
           }
           for (int at = 0; at < count; at += most_tokens)
-            add_rows(c, {k, head, request, at, std::min(at + most_tokens, count), 0, 0, -1, 0},
+            add_rows(c, step, {k, head, request, at, std::min(at + most_tokens, count), 0, 0, -1, 0},
                      context, group);
         }
       }
@@ -532,8 +581,8 @@ struct Schedule {
                      [&](int a, int b) { return items[a].cost > items[b].cost; });
   }
 
-  void add_rows(const HaClass& c, Item item, int context, int group) {
-    const Visible visible(c, context + item.first, context + item.last - 1);
+  void add_rows(const HaClass& c, const HaStep& step, Item item, int context, int group) {
+    const Visible visible(c, step, item.request, context + item.first, context + item.last - 1);
     const int rows = (item.last - item.first) * group;
     const int range = item.last - item.first == 1 ? RANGE_TILES : LONG_RANGE_TILES;
     const int first_item = int(items.size());
@@ -552,8 +601,13 @@ struct Schedule {
   }
 };
 
+// What an item's rows give to each of its tiles: [items][LONG_RANGE_TILES], then added up per block.
+inline void add_mass(const float* row_mass, float factor, int tiles, float* item_mass) {
+  for (int t = 0; t < tiles; ++t) item_mass[t] += row_mass[t] * factor;
+}
+
 void merge(const HaCall& call, const Schedule& schedule, const Group& group, float* outputs,
-           const Softmax* states) {
+           const Softmax* states, const float* row_mass, float* item_mass) {
   const int D = call.layer->head_size;
   const Item& item = schedule.items[group.first_item];
   const int rows =
@@ -575,9 +629,32 @@ void merge(const HaCall& call, const Schedule& schedule, const Group& group, flo
       }
     }
     sums[i] = sum;
+    for (int n = 0; schedule.wants_mass && n < group.num_items; ++n) {
+      const int64_t row = item.partial + n * rows + i;
+      const Item& part = schedule.items[group.first_item + n];
+      add_mass(row_mass + row * LONG_RANGE_TILES, std::exp2(states[row].most - most) / sum,
+               part.tile_end - part.tile_begin,
+               item_mass + (group.first_item + n) * LONG_RANGE_TILES);
+    }
   }
   with_head(call, item.class_index, item.head,
             [&](const auto& head) { head.finish(call, item, out, sums); });
+}
+
+// The mass of all items, in their order, to the blocks of their requests.
+void give_mass(const HaCall& call, const Schedule& schedule, const float* item_mass) {
+  for (size_t n = 0; n < schedule.items.size(); ++n) {
+    const Item& item = schedule.items[n];
+    const HaClass& c = call.layer->classes[item.class_index];
+    const HaStep& step = *call.steps[item.class_index];
+    if (!step.mass) continue;
+    const int context = step.seq_lens[item.request] -
+                        (step.query_start[item.request + 1] - step.query_start[item.request]);
+    const Visible visible(c, step, item.request, context + item.first, context + item.last - 1);
+    for (int t = item.tile_begin; t < item.tile_end; ++t)
+      step.mass[item.request * step.table_stride + visible.tile(t) * GRANULE / c.block_tokens] +=
+          item_mass[n * LONG_RANGE_TILES + t - item.tile_begin];
+  }
 }
 
 }  // namespace
@@ -588,12 +665,19 @@ extern "C" void HA_ENTRY(const HaCall* call_pointer) {
   static thread_local Schedule schedule;
   static thread_local std::vector<float> outputs;
   static thread_local std::vector<Softmax> states;
+  static thread_local std::vector<float> row_mass, item_mass;
   schedule.plan(call);
   outputs.resize(schedule.partial_rows * D);
   states.resize(schedule.partial_rows);
+  if (schedule.wants_mass) {
+    row_mass.resize(schedule.partial_rows * LONG_RANGE_TILES);
+    item_mass.assign(schedule.items.size() * LONG_RANGE_TILES, 0);
+  }
   const Schedule& work = schedule;
   float* partial_outputs = outputs.data();
   Softmax* partial_states = states.data();
+  float* partial_mass = row_mass.data();  // null as long as no request was cut in ranges
+  float* all_mass = item_mass.data();
   std::atomic<int> next_item{0};
 
 #pragma omp parallel
@@ -606,24 +690,34 @@ extern "C" void HA_ENTRY(const HaCall* call_pointer) {
     }
     alignas(64) static thread_local float own_output[MAX_ROWS * MAX_HEAD];
     Softmax own_state[MAX_ROWS];
+    static thread_local float own_mass[MAX_ROWS * LONG_RANGE_TILES];
     for (size_t n; (n = size_t(next_item++)) < work.order.size();) {
       const Item& item = work.items[work.order[n]];
       const bool whole = item.partial < 0;
       float* out = whole ? own_output : partial_outputs + item.partial * D;
       Softmax* state = whole ? own_state : partial_states + item.partial;
       with_head(call, item.class_index, item.head, [&](const auto& head) {
-        head.attend(call, item, out, state);
+        float* mass = !work.wants_mass ? nullptr
+                      : whole          ? own_mass
+                                       : partial_mass + item.partial * LONG_RANGE_TILES;
+        head.attend(call, item, out, state, mass);
         if (!whole) return;
         float sums[MAX_ROWS];
         const int rows =
             (item.last - item.first) * call.layer->num_query_heads / call.layer->num_kv_heads;
-        for (int i = 0; i < rows; ++i) sums[i] = own_state[i].sum;
+        for (int i = 0; i < rows; ++i) {
+          sums[i] = own_state[i].sum;
+          if (mass)
+            add_mass(mass + i * LONG_RANGE_TILES, 1 / sums[i], item.tile_end - item.tile_begin,
+                     all_mass + work.order[n] * LONG_RANGE_TILES);
+        }
         head.finish(call, item, out, sums);
       });
     }
 #pragma omp barrier
 #pragma omp for schedule(static)
     for (size_t i = 0; i < work.groups.size(); ++i)
-      merge(call, work, work.groups[i], partial_outputs, partial_states);
+      merge(call, work, work.groups[i], partial_outputs, partial_states, partial_mass, all_mass);
   }
+  if (work.wants_mass) give_mass(call, work, all_mass);
 }

@@ -54,21 +54,44 @@ class ClassStep:
         seq_lens: int32 [num_requests], tokens of each request, this step's queries included.
         block_table: int32 [num_requests, width], rows strided; entries of hidden blocks are never
             read.
+        windows: int32 [num_requests], tokens, 0 = unlimited; None: the class's own for all.
+        mass: float32, shape and strides of block_table; each call adds the attention weights that
+            fell on a block, summed over the class's query heads and the step's queries. None: not
+            measured.
+
+    Raises:
+        ValueError: a tensor of another dtype or shape.
     """
 
     def __init__(
-        self, query_start: torch.Tensor, seq_lens: torch.Tensor, block_table: torch.Tensor
+        self,
+        query_start: torch.Tensor,
+        seq_lens: torch.Tensor,
+        block_table: torch.Tensor,
+        windows: torch.Tensor | None = None,
+        mass: torch.Tensor | None = None,
     ) -> None:
-        for tensor in (query_start, seq_lens, block_table):
-            if tensor.dtype != torch.int32 or tensor.stride(-1) != 1:
-                raise ValueError("query_start, seq_lens and block_table must be dense int32")
-        self.tensors = (query_start, seq_lens, block_table)  # kept alive as long as the struct
+        for tensor in (query_start, seq_lens, block_table, windows):
+            if tensor is not None and (tensor.dtype != torch.int32 or tensor.stride(-1) != 1):
+                raise ValueError("query_start, seq_lens, block_table, windows must be dense int32")
+        if windows is not None and windows.shape != seq_lens.shape:
+            raise ValueError(f"{windows.shape[0]} windows for {seq_lens.shape[0]} requests")
+        if mass is not None and (
+            mass.dtype != torch.float32
+            or mass.shape != block_table.shape
+            or mass.stride() != block_table.stride()
+        ):
+            raise ValueError("mass must be float32 and lie as block_table does")
+        # Kept alive as long as the struct.
+        self.tensors = (query_start, seq_lens, block_table, windows, mass)
         self.struct = HaStep(
             query_start.data_ptr(),
             seq_lens.data_ptr(),
             block_table.data_ptr(),
             block_table.stride(0),
             seq_lens.shape[0],
+            None if windows is None else windows.data_ptr(),
+            None if mass is None else mass.data_ptr(),
         )
         self.pointer = ctypes.pointer(self.struct)
 

@@ -18,7 +18,7 @@ import torch
 
 from vllm_headaware.kernels.formats import FORMATS
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
 """Best first."""
 FORMAT_CODES = {name: code for code, name in enumerate(FORMATS)}
@@ -66,6 +66,8 @@ class HaStep(ctypes.Structure):
         ("block_table", ctypes.c_void_p),
         ("table_stride", ctypes.c_int64),
         ("num_requests", ctypes.c_int32),
+        ("windows", ctypes.c_void_p),
+        ("mass", ctypes.c_void_p),
     )
 
 
