@@ -167,7 +167,7 @@ def main() -> int:
                     ids = sample.prompt_token_ids
                     end = len(ids) if when == "seen" else question_start(tokenizer, sample)
                     tokens = answer(model, makers[name](), ids, end)
-                    scores.append(score(sample, tokenizer.decode(tokens)))
+                    scores.append(score(sample, str(tokenizer.decode(tokens))))
                 own.setdefault(name, {})[when] = fmean(scores)
         report["tasks"][task] = {
             "tokens": result["tokens"],

@@ -68,7 +68,7 @@ def resolve_dtypes(config: KVPolicyConfig, geometry: ModelGeometry) -> KVPolicyC
 def native_dtypes(config: KVPolicyConfig) -> KVPolicyConfig:
     """The same options with "auto" as where native kernels run, for machines that are not asked."""
     names = ("retrieval_dtype", "induction_dtype", "local_dtype")
-    auto = {name: NATIVE_DEFAULT for name in names if getattr(config, name) == AUTO}
+    auto: dict[str, Any] = {n: NATIVE_DEFAULT for n in names if getattr(config, n) == AUTO}
     return dataclasses.replace(config, **auto)
 
 

@@ -183,16 +183,21 @@ def test_methods_that_share_a_reading_get_what_each_gets_alone(
     }
     ids, more = prompt(170), prompt(20, seed=6)
     alone = {n: continuation_logprobs(model, m, ids, more) for n, m in methods.items()}
-    steps = []
+    steps: list[int] = []
     step = runner._step
-    monkeypatch.setattr(runner, "_step", lambda *args: steps.append(args[2]) or step(*args))
-    seen = []
+
+    def counted(model: Any, cache: StoredCache, tokens: list[int], keep: int) -> torch.Tensor:
+        steps.append(len(tokens))
+        return step(model, cache, tokens, keep)
+
+    monkeypatch.setattr(runner, "_step", counted)
+    seen: list[str] = []
     for name, reading in runner.read(model, methods, ids):
         seen.append(name)
         got = runner.continuation_logprobs(model, methods[name], reading, more)
         torch.testing.assert_close(got, alone[name], atol=0, rtol=0)
     assert seen == ["full", "h2o", "own"]
-    assert sum(len(s) for s in steps if len(s) in (50, 20)) == 2 * 170, "two readings, not three"
+    assert sum(n for n in steps if n in (50, 20)) == 2 * 170, "two readings, not three"
 
 
 def test_what_is_stored_is_rounded_once_and_moves_between_formats() -> None:
@@ -204,9 +209,9 @@ def test_what_is_stored_is_rounded_once_and_moves_between_formats() -> None:
     torch.testing.assert_close(keys[:, 0], key[:, 0], atol=0, rtol=0)
     torch.testing.assert_close(values[:, 1], stored(value[:, 1], "int4"))
     other = cache.copy_to([["int8", "float32"]])
-    torch.testing.assert_close(other.layers[0].keys[:, 0], stored(key[:, 0], "int8"))
+    torch.testing.assert_close(other.held(0)[0][:, 0], stored(key[:, 0], "int8"))
     other.update(key, value, 0)
-    assert cache.layers[0].keys.shape[2] == 5, "the copy grew alone"
+    assert cache.held(0)[0].shape[2] == 5, "the copy grew alone"
 
 
 def test_a_baseline_never_needs_more_than_the_whole_request(plan: Plan) -> None:

@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("models", nargs="*", default=[DEMO_MODEL], help="model folders")
     parser.add_argument("-o", "--output", type=Path, default=Path("phases"), metavar="DIR")
     parser.add_argument("--phases", type=parse_lengths, default=[1, 2, 3], metavar="N,N,...")
-    parser.add_argument("--samples", type=int, default=6, metavar="N", help="prompts per task (6)")
+    parser.add_argument("--samples", type=int, default=3, metavar="N", help="prompts per task (3)")
     parser.add_argument("--texts", type=int, default=2, metavar="N", help="passages for KL (2)")
     add_run_options(parser)
     add_flags(parser)

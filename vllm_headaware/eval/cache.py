@@ -27,14 +27,19 @@ class StoredCache(DynamicCache):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write K and V [1, Hkv, T, D] of new tokens; returns those of all tokens so far."""
         formats = self.formats[layer_idx]
-        rounded = [_rounded(states, formats) for states in (key_states, value_states)]
-        return super().update(*rounded, layer_idx, *args)
+        key, value = (_rounded(states, formats) for states in (key_states, value_states))
+        return super().update(key, value, layer_idx, *args)
+
+    def held(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V [1, Hkv, T, D] of all tokens so far."""
+        own: Any = self.layers[layer]
+        return own.keys, own.values
 
     def copy_to(self, formats: Sequence[Sequence[str]]) -> StoredCache:
         """The same tokens in other formats, as if moved there; this cache is unchanged."""
         other = StoredCache(formats)
-        for index, layer in enumerate(self.layers):
-            other.update(layer.keys, layer.values, index)
+        for layer in range(len(self.layers)):
+            other.update(*self.held(layer), layer)
         return other
 
 

@@ -29,8 +29,8 @@ from vllm_headaware.profile.format import HeadProfile
 LENGTHS = (2000, 5000, 8000, 10000, 20000)
 """Prompts of phase 1, in tokens, as far as the model's positions go."""
 LENGTHS_TASK = "single_needle"
-BUDGETS = {1500: (256, 512, 1024), 4000: (2048,), 8000: (4096,)}
-"""Budgets of phase 2 in tokens per head and layer, by the length of the prompts they bite on."""
+BUDGETS = {2000: (512, 1024, 2048, 4096), 4000: (8192,)}
+"""Budgets of phase 2 in tokens per layer, all KV heads together, by the prompts' length."""
 BUDGET_TASKS = ("single_needle", "multi_key")
 ABLATION_TOKENS = 1500
 LONG = 3000
@@ -82,11 +82,13 @@ def lengths_work(subject: Subject, config: KVPolicyConfig) -> Work:
 
 
 def budgets_work(subject: Subject) -> Work:
-    """Phase 2: all methods within the bytes of so many tokens per head and layer.
+    """Phase 2: all methods within the bytes of so many int8 tokens in every layer.
 
-    headaware is missing where not even its sinks and windows fit.
+    The baselines deal a budget evenly to the KV heads of a layer. Local heads of headaware get a
+    quarter of such a share as their window, and an eighth, up to 64 tokens, as sinks; as many heads
+    as then fit keep everything. headaware is missing where none does.
     """
-    config, target = native_dtypes(QUICK), subject.target
+    target = subject.target
     work: Work = []
     for tokens, budgets in BUDGETS.items():
         if not subject.fits(tokens):
@@ -95,8 +97,10 @@ def budgets_work(subject: Subject) -> Work:
         full = full_cache(target, total)
         contenders = {"full": full}
         for budget in budgets:
-            window = budget - config.sink
-            options = KVPolicyConfig("streamingllm", sink=config.sink, window=window)
+            share = budget // target.geometry.num_kv_heads
+            sink = min(share // 8, QUICK.sink)
+            config = dataclasses.replace(native_dtypes(QUICK), sink=sink, window=share // 4)
+            options = KVPolicyConfig("streamingllm", sink=sink, window=share - sink)
             options = dataclasses.replace(options, local_dtype=config.local_dtype)
             streaming = make_plan(options, target.geometry)
             held = streaming.request_bytes(total)
@@ -115,24 +119,25 @@ def budgets_work(subject: Subject) -> Work:
 
 def ablation_contenders(subject: Subject, num_tokens: int) -> dict[str, Contender]:
     """Phase 3: the policy put together part by part, and with each part taken away."""
-    whole = dataclasses.replace(native_dtypes(QUICK), induction_share=0.125)
-    plain = dict.fromkeys(("retrieval_dtype", "induction_dtype", "local_dtype"), "bfloat16")
+    whole = native_dtypes(QUICK)
+    dtypes = ("retrieval_dtype", "induction_dtype", "local_dtype")
     target = subject.target
     geometry, profile = target.geometry, target.profile
 
-    def plan(own: HeadProfile = profile, **changes: Any) -> Plan:
-        return make_plan(dataclasses.replace(whole, **changes), geometry, own)
+    def plan(heads: HeadProfile = profile, dtype: str | None = None, **changes: Any) -> Plan:
+        stored = {name: dtype for name in dtypes if dtype}
+        return make_plan(dataclasses.replace(whole, **{**changes, **stored}), geometry, heads)
 
     plans = {
-        "+ classes": plan(**plain, induction_share=0.0),
-        "+ induction window": plan(**plain),
+        "+ classes": plan(dtype=geometry.kv_dtype),
         "+ int8 = headaware": plan(),
         "- classes (one window for all)": streamingllm_at(plan(), whole, num_tokens),
         "- ranking (heads by lot)": plan(by_lot(profile, subject.seed)),
         "- gate (ranked by copy score)": plan(ranked_by(profile, "copy")),
-        "- induction window": plan(induction_share=0.0),
         "- sinks": plan(sink=0),
-        "- int8, int4 instead": plan(**dict.fromkeys(plain, "int4")),
+        "- wide windows (64)": plan(window=64),
+        "- int8 (int4 instead)": plan(dtype="int4"),
+        "with an induction class": plan(induction_share=0.125),
     }
     full = full_cache(target, num_tokens)
     return {

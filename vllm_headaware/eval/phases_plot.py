@@ -71,7 +71,7 @@ def _budgets(result: dict[str, Any]) -> Any:
             axis.plot(
                 list(points), means, color=COLOURS[name], marker=MARKS[name], label=name, alpha=0.9
             )
-        axis.set(xlabel="budget, tokens per head", title=f"{tokens:,} tokens", ylim=(-0.03, 1.05))
+        axis.set(xlabel="budget, tokens per layer", title=f"{tokens:,} tokens", ylim=(-0.03, 1.05))
         axis.set_xscale("log", base=2)
         axis.set_xticks(list(points), [str(budget) for budget in points])
         axis.minorticks_off()

@@ -27,7 +27,7 @@ def run_phases(
     *,
     wanted: Sequence[int] = PHASES,
     config: KVPolicyConfig | None = None,
-    samples: int = 6,
+    samples: int = 3,
     texts: int = 2,
     split: str = "evaluation",
     seed: int = 0,

@@ -111,6 +111,8 @@ def profile_model(
     }
     scores = {name: values.mean(0) for name, values in per_sample.items()}
     config = model.config.get_text_config()
+    # Layers with a window of their own score 0 in every sample: that is no agreement.
+    scored = [layer for layer, window in enumerate(layer_windows(config)) if window is None]
     return HeadProfile(
         model=ProfiledModel(
             name=folder.resolve().name,
@@ -131,9 +133,11 @@ def profile_model(
             "seed": seed,
         },
         agreement={
-            "split_half_spearman": {n: round(split_half(v), 4) for n, v in per_sample.items()},
+            "split_half_spearman": {
+                n: round(split_half(v[:, scored]), 4) for n, v in per_sample.items()
+            },
             "between_methods_spearman": {
-                f"{a}-{b}": round(spearman(scores[a], scores[b]), 4)
+                f"{a}-{b}": round(spearman(scores[a][scored], scores[b][scored]), 4)
                 for a, b in (("gate", "copy"), ("gate", "induction"), ("copy", "induction"))
             },
         },
