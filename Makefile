@@ -2,7 +2,11 @@
 # make test    lint and all tests
 # make smoke   the real server and stock vLLM side by side; the last line is JSON
 # make bench   the attention op and the engine against stock vLLM; needs an idle machine
+# make overload four times what the cache holds, against stock vLLM; last line is JSON
+# make soak    random load, aborts and pressure for MINUTES, then everything must be given back
 # make monitor     the server with a real Prometheus beside it
+# make loadtest    a load scenario against stock vLLM; make loadtest SCENARIO=chat
+# make router      vllm-router in front of two servers
 # make observe     server, Prometheus, load, every dashboard query, the live page; last line is JSON
 # make dashboards  write docs/metrics.md and the Grafana dashboards anew
 #
@@ -12,6 +16,8 @@ PYTHON ?= python3
 PORT ?= 8000
 MODEL ?= .cache/models/SmolLM2-135M-Instruct
 POLICY ?= headaware
+MINUTES ?= 30
+SCENARIO ?= long_document
 PYTEST_ARGS ?=
 
 VENV := .venv
@@ -21,14 +27,16 @@ INSTALLED := $(VENV)/.installed
 PROFILED := $(MODEL)/headaware_profile.json
 KERNELS := setup.py $(wildcard vllm_headaware/kernels/cpu/*.cpp vllm_headaware/kernels/cpu/*.h)
 MONITORING := .cache/monitoring-tools
+ROUTER := .cache/router/bin/vllm-router
+AIPERF := .cache/aiperf/bin/aiperf
 
 # vLLM and transformers must not look for the model anywhere but here.
 export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help venv model profile serve test test-fast smoke bench monitor observe dashboards \
-    monitoring-tools lint format clean
+.PHONY: help venv model profile serve test test-fast smoke bench overload soak monitor observe \
+    router loadtest dashboards monitoring-tools router-tool aiperf-tool lint format clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -59,7 +67,7 @@ $(PROFILED): | $(MODEL)/config.json
 serve: $(INSTALLED) $(PROFILED)
 	@$(PY) tools/serve.py --model $(MODEL) --port $(PORT) --kv-policy $(POLICY)
 
-test: lint $(PROFILED) monitoring-tools
+test: lint $(PROFILED) monitoring-tools router-tool
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 test-fast: $(INSTALLED)
@@ -77,6 +85,18 @@ $(MONITORING):
 	else echo "install prometheus, chromium and chromedriver; tests that need them are skipped"; \
 	    exit 0; fi && touch $@
 
+# These two in environments of their own: they want other versions of what vLLM uses.
+router-tool: $(ROUTER)
+aiperf-tool: $(AIPERF)
+
+$(ROUTER):
+	$(PYTHON) -m venv .cache/router
+	.cache/router/bin/pip install --quiet vllm-router==0.1.17
+
+$(AIPERF):
+	$(PYTHON) -m venv .cache/aiperf
+	.cache/aiperf/bin/pip install --quiet aiperf==0.13.0
+
 dashboards: $(INSTALLED)
 	$(PY) -m monitoring.generate
 
@@ -86,12 +106,24 @@ monitor: $(INSTALLED) $(PROFILED) $(MONITORING)
 observe: $(INSTALLED) $(PROFILED) $(MONITORING)
 	@$(PY) tools/observe.py --model $(MODEL)
 
+router: $(INSTALLED) $(PROFILED) $(ROUTER)
+	@$(PY) tools/router.py --model $(MODEL) --port $(PORT)
+
+loadtest: $(INSTALLED) $(PROFILED)
+	@$(PY) loadtests/run.py scenarios/$(SCENARIO).yaml --against stock --model $(MODEL)
+
 smoke: $(INSTALLED) $(PROFILED)
 	@$(PY) tools/smoke.py --model $(MODEL)
 
 bench: $(INSTALLED) $(PROFILED)
 	$(PY) benchmarks/bench_attention.py
 	$(PY) benchmarks/bench_serving.py --model $(MODEL)
+
+overload: $(INSTALLED) $(PROFILED)
+	@$(PY) tools/overload.py --model $(MODEL)
+
+soak: $(INSTALLED) $(PROFILED)
+	@$(PY) tools/soak.py --model $(MODEL) --minutes $(MINUTES)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -36,11 +37,12 @@ def run_bench(
     folder.mkdir(parents=True, exist_ok=True)
     result, log = folder / f"{name}.bench.json", folder / f"{name}.bench.log"
     result.unlink(missing_ok=True)
+    trace = scenario.write_trace(folder / f"{name}.trace.jsonl")
     command = [
         str(Path(sys.executable).with_name("vllm")),
         "bench",
         "serve",
-        *scenario.bench_arguments(model, served_name, url),
+        *scenario.bench_arguments(model, served_name, url, trace),
         "--save-result",
         "--save-detailed",
         "--disable-tqdm",
@@ -49,10 +51,27 @@ def run_bench(
         "--result-filename",
         result.name,
     ]
-    with PoolWatcher(url) as watcher, log.open("wb") as output:
+    # The generator draws the tokens of a trace by Python's hash of strings.
+    environment = {**os.environ, "PYTHONHASHSEED": str(scenario.seed)}
+    with PoolWatcher(url) as watcher:
+        run_generator(command, log, result, environment)
+    measured = json.loads(result.read_text(encoding="utf-8"))
+    result.unlink()
+    check_completed(measured["completed"], scenario, log)
+    return {**measured, "kv": watcher.samples}
+
+
+def run_generator(command: list[str], log: Path, result: Path, environment: dict[str, str]) -> None:
+    """Run a load generator to its end.
+
+    Raises:
+        BenchError: it failed, took too long, or left no result file.
+    """
+    with log.open("wb") as output:
         try:
             done = subprocess.run(
                 command,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -63,13 +82,18 @@ def run_bench(
             raise BenchError(f"no end after {TIMEOUT_SECONDS} s; see {log}") from error
     if done.returncode or not result.exists():
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:])
-        raise BenchError(f"vllm bench serve ended with status {done.returncode}:\n{tail}")
-    measured = json.loads(result.read_text(encoding="utf-8"))
-    result.unlink()
-    if measured["completed"] < scenario.requests:
-        failed = scenario.requests - measured["completed"]
+        raise BenchError(f"{command[0]} ended with status {done.returncode}:\n{tail}")
+
+
+def check_completed(completed: int, scenario: Scenario, log: Path) -> None:
+    """Every request must have been answered.
+
+    Raises:
+        BenchError: some were not.
+    """
+    if completed < scenario.requests:
+        failed = scenario.requests - completed
         raise BenchError(f"{failed} of {scenario.requests} requests failed; see {log}")
-    return {**measured, "kv": watcher.samples}
 
 
 class PoolWatcher:

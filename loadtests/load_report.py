@@ -12,6 +12,8 @@ ROWS = (
     ("p99 TTFT, ms", "p99_ttft_ms"),
     ("median TPOT, ms", "median_tpot_ms"),
     ("p99 TPOT, ms", "p99_tpot_ms"),
+    ("median latency, ms", "median_e2el_ms"),
+    ("p99 latency, ms", "p99_e2el_ms"),
     ("output tokens/s", "output_throughput"),
     ("duration, s", "duration"),
     ("good requests", "good_share"),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from conversations import CHUNK_TOKENS, Conversations
 
-DATASETS = ("random", "prefix_repetition")
+CONVERSATIONS = "conversations"
+DATASETS = ("random", "prefix_repetition", CONVERSATIONS)
 
 
 class ScenarioError(Exception):
@@ -21,7 +24,8 @@ class Scenario:
     """One scenario.
 
     Attributes:
-        dataset: dataset of `vllm bench serve`; its options stand in `data`, without their prefix.
+        dataset: dataset of `vllm bench serve`, whose options stand in `data` without their prefix;
+            or "conversations", whose `data` conversations.py describes.
         requests, warmups: how many are sent; warm-ups are not measured.
         rate: requests per second (Poisson arrivals); None sends all at once.
         concurrency: most requests in flight; None is no limit.
@@ -72,16 +76,49 @@ class Scenario:
             raise ScenarioError(f"{path}: unknown keys {unknown}, missing keys {missing}")
         if values["dataset"] not in DATASETS:
             raise ScenarioError(f"{path}: dataset must be one of {', '.join(DATASETS)}")
-        return cls(**{"name": path.stem, **values})
+        scenario = cls(**{"name": path.stem, **values})
+        if values["dataset"] == CONVERSATIONS:
+            try:
+                requests = Conversations(**values["data"]).requests
+            except (TypeError, ValueError) as error:
+                raise ScenarioError(f"{path}: data: {error}") from error
+            if requests != scenario.requests:
+                raise ScenarioError(f"{path}: conversations x turns are {requests} requests")
+        return scenario
 
-    def bench_arguments(self, model: str, served_name: str, url: str) -> list[str]:
-        """Arguments of `vllm bench serve`, without where it writes."""
+    def quick(self) -> Scenario:
+        """A short form that tries everything: a quarter of the requests, at least two."""
+        if self.dataset != CONVERSATIONS:
+            return dataclasses.replace(self, requests=max(2, self.requests // 4))
+        few = {**self.data, "conversations": 2, "turns": 2}
+        return dataclasses.replace(self, data=few, requests=4)
+
+    def write_trace(self, path: Path) -> Path | None:
+        """Write the requests as a timed trace, where that is how they are described.
+
+        Returns:
+            The path; None for datasets that the load generator makes by itself.
+        """
+        if self.dataset != CONVERSATIONS:
+            return None
+        entries = Conversations(**self.data).trace(self.seed)
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+        return path
+
+    def bench_arguments(
+        self, model: str, served_name: str, url: str, trace: Path | None = None
+    ) -> list[str]:
+        """Arguments of `vllm bench serve`, without where it writes.
+
+        Args:
+            trace: what write_trace() returned.
+        """
         options: dict[str, Any] = {
             "backend": "openai",
             "base-url": url,
             "model": served_name,
             "tokenizer": model,
-            "dataset-name": self.dataset,
+            "dataset-name": "timed_trace" if trace else self.dataset,
             "num-prompts": self.requests,
             "num-warmups": self.warmups,
             "seed": self.seed,
@@ -92,8 +129,15 @@ class Scenario:
         }
         if self.concurrency:
             options["max-concurrency"] = self.concurrency
-        prefix = self.dataset.replace("_", "-")
-        options |= {f"{prefix}-{key.replace('_', '-')}": v for key, v in self.data.items()}
+        if trace:
+            options |= {
+                "dataset-path": trace,
+                "timed-trace-chunk-hash-size": CHUNK_TOKENS,
+                "timed-trace-sec-multiplier": 0.001,
+            }
+        else:
+            prefix = self.dataset.replace("_", "-")
+            options |= {f"{prefix}-{key.replace('_', '-')}": v for key, v in self.data.items()}
         arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
         goodput = [f"ttft:{self.ttft_ms:g}", f"tpot:{self.tpot_ms:g}"]
         return [*arguments, "--ignore-eos", "--goodput", *goodput]

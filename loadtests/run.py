@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Run a load scenario against the policy and against stock vLLM, on equal KV memory.
 
 Writes NAME.json, NAME.md and NAME.html, prints the Markdown, and ends with status 0 when the policy
@@ -10,18 +11,21 @@ import argparse
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent / "tools"))
 
+from aiperf_client import run_aiperf  # noqa: E402
 from bench import BenchError, run_bench  # noqa: E402
 from load_report import markdown, page, summarise  # noqa: E402
 from load_scenario import Scenario, ScenarioError  # noqa: E402
 from progress import say  # noqa: E402
 from server import SERVED_NAME, Server, ServerError, exit_on_sigterm  # noqa: E402
 
+AIPERF = HERE.parent / ".cache" / "aiperf" / "bin" / "aiperf"
 DEMO = HERE.parent / ".cache" / "models" / "SmolLM2-135M-Instruct"
 
 EPILOG = """\
@@ -41,7 +45,8 @@ def measure(
     log = args.output / f"{scenario.name}.{name}.log"
     with Server(args.model, port=0, log=log, serve_args=serve_args) as server:
         say(f"{name}: sending {scenario.requests} requests")
-        return run_bench(
+        generate = partial(run_aiperf, AIPERF) if args.client == "aiperf" else run_bench
+        return generate(
             scenario,
             model=str(args.model),
             served_name=SERVED_NAME,
@@ -72,11 +77,24 @@ def main(argv: list[str] | None = None) -> int:
         default=["--enforce-eager"],
         help="further arguments for both servers (default --enforce-eager: starts faster)",
     )
+    parser.add_argument(
+        "--client",
+        choices=["vllm", "aiperf"],
+        default="vllm",
+        help="load generator: `vllm bench serve`, or aiperf from `make aiperf-tool`",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a quarter of the requests: a try, not a measurement"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON rather than Markdown")
     args = parser.parse_args(argv)
     exit_on_sigterm()
+    if args.client == "aiperf" and not AIPERF.exists():
+        parser.error(f"{AIPERF} does not exist; run `make aiperf-tool`")
     try:
         scenario = Scenario.load(find_scenario(args.scenario))
+        if args.quick:
+            scenario = scenario.quick()
         raw = {
             args.kv_policy: measure(scenario, args.kv_policy, args, ["--kv-policy", args.kv_policy])
         }
@@ -89,6 +107,8 @@ def main(argv: list[str] | None = None) -> int:
     setting = (
         f"Model {args.model.name}, float32, {scenario.kv_gib} GiB of KV memory for each server,"
         f" {scenario.requests} requests, `vllm serve {' '.join(args.serve_args)}`."
+        + (" Load from aiperf." if args.client == "aiperf" else "")
+        + (" A quick try, not a measurement." if args.quick else "")
     )
     text = markdown(scenario, summaries, setting)
     base = args.output / scenario.name

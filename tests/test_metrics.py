@@ -15,6 +15,7 @@ from vllm_headaware import metrics
 from vllm_headaware.cache.census import Census, Events, Holding
 from vllm_headaware.families import FAMILIES
 from vllm_headaware.geometry import ModelGeometry
+from vllm_headaware.request_options import Ladders, RequestLimits
 
 HELD = {"retrieval": 11, "induction": 3, "local": 5}
 CENSUS = Census(
@@ -32,7 +33,11 @@ CENSUS = Census(
         freed={"window": 7, "finished": 2, "preempted": 0},
         prefix_hits={"retrieval": 4, "induction": 2, "local": 1},
         finished=[Holding("", 97, HELD, {"retrieval": 97, "induction": 97, "local": 65})],
+        level_changes={"tighten": 2, "relax": 1},
+        started={"0": 3, "1": 2},
     ),
+    unpromised=35,
+    level=1,
 )
 
 
@@ -45,6 +50,27 @@ def value(registry: CollectorRegistry, sample_name: str, **labels: str) -> float
         if sample.name == f"vllm_headaware_{sample_name}"
         and labels.items() <= sample.labels.items()
     )
+
+
+def test_budgets_are_asked_achieved_and_tightened() -> None:
+    registry, plan = CollectorRegistry(), plan_for(DEMO, budget=2048)
+    limits = RequestLimits(floor=0.25)
+    shown = metrics.HeadAwareMetrics(plan, "m", "", [0], registry, limits)
+    levels = Ladders(plan, limits).default
+    assert value(registry, "budget_asked_tokens") == 2048
+    assert value(registry, "budget_achieved_tokens") == plan.mean_tokens()
+    assert value(registry, "budget_level_max") == len(levels) - 1 > 1
+    assert value(registry, "budget_level") == 0
+    for _ in range(2):
+        shown.update(CENSUS, 0)
+    assert value(registry, "budget_level") == 1
+    assert value(registry, "budget_window_tokens", head_class="local") == levels[1][2]
+    assert levels[1][2] != plan.windows[2]
+    assert value(registry, "kv_unpromised_bytes") == 35 * plan.block_bytes
+    assert value(registry, "budget_changes_total", direction="tighten") == 4
+    assert value(registry, "budget_changes_total", direction="relax") == 2
+    assert value(registry, "requests_started_total", level="0") == 6
+    assert value(registry, "requests_started_total", level="1") == 4
 
 
 def test_heads_classes_and_pool_agree() -> None:

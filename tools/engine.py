@@ -71,13 +71,27 @@ class SteppedEngine:
         config = self._scheduler.kv_cache_config
         return config.kv_cache_tensors[0].size // config.num_blocks
 
-    def add(self, name: str, prompt_token_ids: Sequence[int], max_tokens: int) -> None:
-        """Queue a greedy request that generates exactly max_tokens unless aborted."""
-        self.llm.llm_engine.add_request(
-            name,
-            {"prompt_token_ids": list(prompt_token_ids)},
-            self._params(temperature=0, max_tokens=max_tokens, ignore_eos=True, detokenize=False),
+    def add(
+        self,
+        name: str,
+        prompt_token_ids: Sequence[int],
+        max_tokens: int,
+        extra_args: dict[str, Any] | None = None,
+    ) -> None:
+        """Queue a greedy request that generates exactly max_tokens unless aborted.
+
+        Args:
+            extra_args: what a client would send as vllm_xargs.
+        """
+        params = self._params(
+            temperature=0,
+            max_tokens=max_tokens,
+            ignore_eos=True,
+            detokenize=False,
+            extra_args=extra_args,
         )
+        prompt: Any = {"prompt_token_ids": list(prompt_token_ids)}
+        self.llm.llm_engine.add_request(name, prompt, params)
 
     def step(self) -> dict[str, int]:
         """One engine step: tokens generated so far, of every request that got one."""

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from progress import say
-from server import Server
 
 from monitoring.browser import PHONE, WIDE, Browser
 
 WATCH_SECONDS = 0.25
+CLOSELY_AFTER = 20
+"""Censuses the page has shown before the rest is checked."""
 SHOWN = """
 return {
   at: Number(document.getElementById("used").dataset.at),
@@ -28,15 +29,21 @@ WIDER_THAN_WINDOW = "document.documentElement.scrollWidth > document.documentEle
 class LivePageCheck:
     """Watches /headaware of a server; use as a context manager.
 
+    Args:
+        url: of the server.
+        folder: gets the pictures.
+
     Attributes:
         seen: census time -> (bytes held, sum over heads and pending), as the page showed them.
         failures: what was wrong, in sentences.
+        looked_closely: whether more than the numbers has been checked.
     """
 
-    def __init__(self, server: Server, folder: Path) -> None:
-        self.server, self.folder = server, folder
+    def __init__(self, url: str, folder: Path, closely_after: int = CLOSELY_AFTER) -> None:
+        self.page, self.folder, self.closely_after = url + "/headaware", folder, closely_after
         self.seen: dict[float, tuple[float, float]] = {}
         self.failures: list[str] = []
+        self.looked_closely = False
         self._browser = Browser()
 
     def __enter__(self) -> LivePageCheck:
@@ -49,17 +56,17 @@ class LivePageCheck:
     def watch(self, until: Callable[[], bool]) -> None:
         """Look at the page until told; the rest is checked once requests are shown."""
         browser = self._browser
-        browser.open(self.server.url + "/headaware", WIDE)
+        browser.open(self.page, WIDE)
         browser.wait_for("cells.length > 0 && shown !== null")
-        looked_closely = False
         while not until():
             page: dict[str, Any] = browser.run(SHOWN)
             self.seen[page["at"]] = (page["used"], sum(page["heads"]) + page["pending"])
-            if page["requests"] and not looked_closely and len(self.seen) > 20:
-                looked_closely = True
+            enough = page["requests"] and len(self.seen) > self.closely_after
+            if enough and not self.looked_closely:
+                self.looked_closely = True
                 self._look_closely()
             time.sleep(WATCH_SECONDS)
-        if not looked_closely:
+        if not self.looked_closely:
             self.failures.append("the page never showed a request")
         self.failures += [f"console: {message}" for message in browser.console()]
 
@@ -74,12 +81,12 @@ class LivePageCheck:
         self._press("ARROW_RIGHT")
         if not browser.run("return document.activeElement.ariaLabel").startswith("Layer 1,"):
             failures.append("the right arrow does not move to the next layer")
-        browser.open(self.server.url + "/headaware", PHONE)
+        browser.open(self.page, PHONE)
         browser.wait_for("cells.length > 0 && shown !== null")
         browser.screenshot(self.folder / "page-phone.png")
         if browser.run(f"return {WIDER_THAN_WINDOW}"):
             failures.append("the page is wider than a phone")
-        browser.open(self.server.url + "/headaware", WIDE)
+        browser.open(self.page, WIDE)
         browser.wait_for("cells.length > 0 && shown !== null")
 
     def _press(self, key: str) -> None:

@@ -19,6 +19,22 @@ from vllm_headaware.kernels.formats import FORMATS
 from vllm_headaware.policies import POLICIES
 from vllm_headaware.policies.base import AUTO
 
+WHOLE_NUMBERS = {
+    "sink": 0,
+    "window": 1,
+    "induction_window": 1,
+    "budget": 0,
+    "request_budget_min": 0,
+    "request_budget_max": 0,
+}
+"""Fields that count tokens, and the least each may be."""
+MOST_TOKENS = 2**30
+"""No field may count more."""
+PRESSURE = ("floor", "request_budget_min", "request_budget_max", "request_full")
+"""Fields that every policy but `full` has: what happens under load, and to single requests."""
+DEALT_BY_BUDGET = ("window", "induction_window")
+"""Fields that a budget takes the place of."""
+
 
 @dataclass(frozen=True)
 class KVPolicyConfig:
@@ -26,7 +42,9 @@ class KVPolicyConfig:
 
     Shares are fractions of all KV heads of the model; sinks and windows are in tokens and are
     rounded outward to whole blocks, never inward. A dtype is a KV format by name or "auto": int8
-    where the native kernels can run, else the model's own.
+    where the native kernels can run, else the model's own. `budget` is the mean number of tokens
+    that a KV head keeps of a request; 0 leaves the windows as they are named. `floor` is the share
+    of each window that stays under pressure; request_* bound what single requests may ask for.
 
     Raises:
         HeadAwareError: a value is of the wrong type or out of range.
@@ -42,9 +60,14 @@ class KVPolicyConfig:
     retrieval_dtype: str = AUTO
     induction_dtype: str = AUTO
     local_dtype: str = AUTO
+    budget: int = 0
+    floor: float = 0.5
+    request_budget_min: int = 0
+    request_budget_max: int = 0
+    request_full: str = "allow"
 
     def __post_init__(self) -> None:
-        if self.policy not in POLICIES:
+        if not isinstance(self.policy, str) or self.policy not in POLICIES:
             raise HeadAwareError(
                 f"kv policy {self.policy!r} does not exist; choose one of {', '.join(POLICIES)}"
                 f"{_nearest(str(self.policy), POLICIES)}"
@@ -60,12 +83,27 @@ class KVPolicyConfig:
                     f"kv {name} must be a number from 0 to 1 (a share of all KV heads),"
                     f" got {value!r}"
                 )
-        for name, least in (("sink", 0), ("window", 1), ("induction_window", 1)):
+        for name, least in WHOLE_NUMBERS.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            if type(value) is not int or not least <= value <= MOST_TOKENS:
                 raise HeadAwareError(
-                    f"kv {name} must be a whole number of tokens, at least {least}, got {value!r}"
+                    f"kv {name} must be a whole number of tokens, at least {least} and at most"
+                    f" {MOST_TOKENS}, got {value!r}"
                 )
+        if not _is_number(self.floor) or not 0 < self.floor <= 1:
+            raise HeadAwareError(
+                "kv floor must be a number above 0 and up to 1 (the share of a window that stays"
+                f" under pressure), got {self.floor!r}"
+            )
+        if self.request_full not in ("allow", "refuse"):
+            raise HeadAwareError(
+                f"kv request_full must be 'allow' or 'refuse', got {self.request_full!r}"
+            )
+        if 0 < self.request_budget_max < self.request_budget_min:
+            raise HeadAwareError(
+                f"kv request_budget_max ({self.request_budget_max}) is less than"
+                f" request_budget_min ({self.request_budget_min})"
+            )
         for name in ("retrieval_dtype", "induction_dtype", "local_dtype"):
             value = getattr(self, name)
             if value not in (AUTO, *FORMATS):
@@ -81,8 +119,9 @@ class KVPolicyConfig:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Fields that the policy reads."""
-        return POLICIES[self.policy]().options
+        """Fields that can be set with the policy."""
+        own = POLICIES[self.policy]().options
+        return (*own, *PRESSURE) if self.active else own
 
     @property
     def active(self) -> bool:
@@ -113,6 +152,12 @@ def make_config(flags: Mapping[str, Any], policy_file: str | Path | None = None)
         raise HeadAwareError(
             f"{', '.join(idle)} set, but the KV policy is {config.policy!r} and would ignore it;"
             " add --kv-policy headaware or remove the option"
+        )
+    dealt = sorted(set(given) & set(DEALT_BY_BUDGET))
+    if config.budget and dealt:
+        raise HeadAwareError(
+            f"{', '.join(dealt)} set, but budget ({config.budget} tokens) decides the windows;"
+            " remove one or the other"
         )
     return config
 

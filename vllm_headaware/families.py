@@ -112,6 +112,41 @@ FAMILIES = (
     ),
     Family("class_block_tokens", "gauge", "Tokens per block of the class.", ("head_class",)),
     Family(
+        "budget_asked_tokens",
+        "gauge",
+        "Tokens per KV head asked for with --kv-budget; 0: windows were asked for.",
+    ),
+    Family(
+        "budget_achieved_tokens",
+        "gauge",
+        "Tokens a KV head keeps of a request of the longest length, mean over heads, by the plan.",
+    ),
+    Family(
+        "budget_level",
+        "gauge",
+        "How far budgets of new requests are tightened: 0 is the plan, budget_level_max the floor.",
+    ),
+    Family("budget_level_max", "gauge", "Level at which every window stands at its floor."),
+    Family(
+        "budget_window_tokens",
+        "gauge",
+        "Last tokens the class keeps of new requests, at the present level; no series for a class"
+        " that keeps everything.",
+        ("head_class",),
+    ),
+    Family(
+        "kv_unpromised_bytes",
+        "gauge",
+        "Bytes that running requests will not need before they end: room for new ones.",
+    ),
+    Family(
+        "budget_changes",
+        "counter",
+        "Changes of the level by one. tighten: memory ran low; relax: there is room again.",
+        ("direction",),
+    ),
+    Family("requests_started", "counter", "Requests that started, by level.", ("level",)),
+    Family(
         "blocks_freed",
         "counter",
         "Blocks returned to the pool. window: they left a window; finished, preempted: their"

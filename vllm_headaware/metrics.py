@@ -16,6 +16,7 @@ from vllm_headaware.cache.census import Census, empty_census
 from vllm_headaware.families import COMMON, FAMILIES, MAX_HEAD_SERIES, PREFIX, Family
 from vllm_headaware.live import LiveState
 from vllm_headaware.plan import Plan
+from vllm_headaware.request_options import Ladders, RequestLimits
 
 PENDING = "pending"
 """Label of blocks whose request is gone but whose last step is still in flight."""
@@ -28,6 +29,7 @@ class HeadAwareMetrics:
         plan: gives bytes to blocks.
         profile: checksum of the head profile.
         engines: indices of the data-parallel engines behind this front end.
+        limits: how far budgets may be tightened.
     """
 
     def __init__(
@@ -37,11 +39,14 @@ class HeadAwareMetrics:
         profile: str,
         engines: Sequence[int],
         registry: CollectorRegistry = REGISTRY,
+        limits: RequestLimits | None = None,
     ) -> None:
         self.plan = plan
         self.model_name = model_name if isinstance(model_name, str) else model_name[0]
         self.live = LiveState(plan, self.model_name, profile)
         self._families = {family.name: _make(family, registry) for family in FAMILIES}
+        self.ladder = Ladders(plan, limits or RequestLimits()).default
+        self._children: dict[tuple[Any, ...], Any] = {}
         heads = plan.geometry.num_heads_total
         self.per_head = heads * len(engines) <= MAX_HEAD_SERIES
         dropped = 0 if self.per_head else heads * sum(family.per_head for family in FAMILIES)
@@ -60,6 +65,13 @@ class HeadAwareMetrics:
                 self._add("prefix_hit_blocks", 0, engine, name)
                 self._add("prefix_hit_bytes", 0, engine, name)
             self._child("request_kv_bytes", engine)
+            self._set("budget_asked_tokens", plan.budget, engine)
+            self._set("budget_achieved_tokens", plan.mean_tokens(), engine)
+            self._set("budget_level_max", len(self.ladder) - 1, engine)
+            for direction in ("tighten", "relax"):
+                self._add("budget_changes", 0, engine, direction)
+            for level in range(len(self.ladder)):
+                self._add("requests_started", 0, engine, str(level))
             self._show(empty_census(plan), engine)
 
     def update(self, census: Census, engine: int) -> None:
@@ -73,6 +85,10 @@ class HeadAwareMetrics:
         for name, blocks in census.events.prefix_hits.items():
             self._add("prefix_hit_blocks", blocks, engine, name)
             self._add("prefix_hit_bytes", blocks * block_bytes, engine, name)
+        for direction, changes in census.events.level_changes.items():
+            self._add("budget_changes", changes, engine, direction)
+        for level, started in census.events.started.items():
+            self._add("requests_started", started, engine, level)
         for holding in census.events.finished:
             held = sum(holding.blocks.values()) * block_bytes
             self._child("request_kv_bytes", engine).observe(held)
@@ -89,6 +105,11 @@ class HeadAwareMetrics:
         self._set("kv_planned_bytes", census.planned * block_bytes, engine)
         self._set("kv_tokens", census.dense_tokens, engine)
         self._set("kv_requests", census.running, engine)
+        self._set("kv_unpromised_bytes", census.unpromised * block_bytes, engine)
+        self._set("budget_level", census.level, engine)
+        for head_class, window in zip(plan.classes, self.ladder[census.level], strict=True):
+            if window is not None:
+                self._set("budget_window_tokens", window, engine, head_class.name)
         for name, blocks in {**census.held, PENDING: census.pending}.items():
             self._set("kv_class_blocks", blocks, engine, name)
             self._set("kv_class_bytes", blocks * block_bytes, engine, name)
@@ -113,7 +134,12 @@ class HeadAwareMetrics:
         self._child(name, engine, *labels).inc(value)
 
     def _child(self, name: str, engine: int, *labels: str) -> Any:
-        return self._families[name].labels(self.model_name, str(engine), *labels)
+        key = (name, engine, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._families[name].labels(self.model_name, str(engine), *labels)
+            self._children[key] = child
+        return child
 
 
 _made: dict[tuple[int, str], Any] = {}

@@ -18,8 +18,10 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from vllm_headaware.budget import Windows, deal_budget, mean_tokens
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.geometry import ModelGeometry
@@ -73,6 +75,25 @@ class HeadClass:
         total = -(-num_tokens // self.block_tokens)
         return total - max(self.first_window_block(num_processed) - self.sink_blocks, 0)
 
+    def with_window(self, window: int | None) -> HeadClass:
+        """The class as a request sees it that has a window of its own."""
+        if window == self.policy.window:
+            return self
+        return dataclasses.replace(self, policy=dataclasses.replace(self.policy, window=window))
+
+    def most_blocks(self, num_tokens: int, window: int | None, in_flight: int = 1) -> int:
+        """Most blocks a request holds at any moment until it has num_tokens tokens.
+
+        Args:
+            window: the request's own.
+            in_flight: tokens that are scheduled and whose step is not over.
+        """
+        total = -(-num_tokens // self.block_tokens)
+        if window is None:
+            return total
+        recent = window - 1 + in_flight + 2 * self.block_tokens - 2
+        return min(total, self.sink_blocks + recent // self.block_tokens)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -89,6 +110,17 @@ class Plan:
     classes: tuple[HeadClass, ...]
     assignment: tuple[tuple[int, ...], ...]
     tensor_parallel_size: int = 1
+    budget: int = 0
+
+    @property
+    def windows(self) -> Windows:
+        """What each class keeps of a request that has no budget of its own."""
+        return tuple(c.policy.window for c in self.classes)
+
+    def mean_tokens(self, windows: Windows | None = None) -> float:
+        """Tokens a KV head holds of a request of the longest length, mean over heads: the achieved
+        budget, with rounding to blocks."""
+        return mean_tokens(self.classes, windows or self.windows, self.geometry.max_model_len)
 
     def heads(self, layer: int, rank: int | None = None) -> tuple[tuple[int, ...], ...]:
         """KV head indices of each class in a layer; of a rank they count from its first head."""
@@ -117,7 +149,7 @@ class Plan:
         """Bytes of K and V of one token in one KV head of class `index`, scales included."""
         return FORMATS[self.classes[index].policy.dtype].token_bytes(self.geometry.head_size)
 
-    @property
+    @cached_property
     def block_bytes(self) -> int:
         """Bytes of one block, all ranks together."""
         return sum(self.rank_block_bytes(rank) for rank in range(self.tensor_parallel_size))
@@ -127,9 +159,14 @@ class Plan:
         """Tokens on whose multiples prefix-cache hits land."""
         return math.lcm(*(head_class.block_tokens for head_class in self.classes))
 
-    def blocks(self, num_tokens: int, num_processed: int | None = None) -> dict[str, int]:
-        """Blocks one request holds, by class; see HeadClass.blocks."""
-        return {c.name: c.blocks(num_tokens, num_processed) for c in self.classes}
+    def blocks(
+        self, num_tokens: int, num_processed: int | None = None, windows: Windows | None = None
+    ) -> dict[str, int]:
+        """Blocks one request holds, by class, under its own windows; see HeadClass.blocks."""
+        return {
+            c.name: c.with_window(window).blocks(num_tokens, num_processed)
+            for c, window in zip(self.classes, windows or self.windows, strict=True)
+        }
 
     def request_bytes(self, num_tokens: int) -> int:
         """Bytes of the blocks a decoding request of num_tokens holds: padding included."""
@@ -176,6 +213,7 @@ class Plan:
             ],
             "assignment": [list(row) for row in self.assignment],
             "tensor_parallel_size": self.tensor_parallel_size,
+            "budget": self.budget,
         }
 
     @classmethod
@@ -196,6 +234,7 @@ class Plan:
             ),
             assignment=assignment,
             tensor_parallel_size=values["tensor_parallel_size"],
+            budget=values["budget"],
         )
 
 
@@ -225,7 +264,15 @@ def make_plan(
     dealing.give_every_rank_every_class()
     block_tokens = _choose_block_sizes(dealing, geometry)
     dealing.fill_spare_room(block_tokens)
-    return _build(config.policy, geometry, dealing, block_tokens)
+    plan = _build(config.policy, geometry, dealing, block_tokens)
+    return _within_budget(plan, config.budget) if config.budget else plan
+
+
+def _within_budget(plan: Plan, budget: int) -> Plan:
+    """The plan with the windows that a budget gives its classes, now that blocks are known."""
+    windows = deal_budget(plan.classes, budget, plan.geometry.max_model_len)
+    classes = tuple(c.with_window(w) for c, w in zip(plan.classes, windows, strict=True))
+    return dataclasses.replace(plan, classes=classes, budget=budget)
 
 
 class _Dealing:

@@ -6,9 +6,9 @@ def register() -> None:
 
     Installs wrappers that pass through until an engine's config carries a plan.
     """
-    from vllm_headaware.vllm_compat import flags, loading, pool, routes, stats
+    from vllm_headaware.vllm_compat import budgets, flags, loading, pool, routes, stats
 
-    for module in (flags, loading, pool, routes, stats):
+    for module in (flags, loading, pool, budgets, routes, stats):
         module.install()
 
 

@@ -52,6 +52,30 @@ def test_shared_blocks_and_holes() -> None:
     assert own.kept[names[0]] == short
 
 
+def test_holes_of_a_capped_request_are_tokens_it_would_hold_dense() -> None:
+    size = PLAN.classes[0].block_tokens
+    tables = [{"a": [block(1), NULL, NULL, block(2)]}, {"a": [block(3)]}, {"a": [block(4)]}]
+    census = take_census(scheduler(tables, {"a": 4 * size - 5}, free=96), PLAN)
+    assert next(iter(census.tokens.values())) == 2 * size - 5
+    assert census.dense_tokens == 4 * size - 5
+
+
+def test_budgets_are_told() -> None:
+    tables: list[dict[str, list[Any]]] = [{"a": [block(i)]} for i in (1, 2, 3)]
+    narrow = (32, 32, 32)
+    budgets: Any = SimpleNamespace(
+        windows_of=lambda request: narrow,
+        budget_of=lambda request: SimpleNamespace(level=2),
+        left=lambda: 55,
+        monitor=SimpleNamespace(level=1),
+    )
+    census = take_census(scheduler(tables, {"a": 3000}, free=97), PLAN, budgets=budgets)
+    assert (census.unpromised, census.level) == (55, 1)
+    assert census.requests[0].level == 2
+    assert census.planned == sum(PLAN.blocks(3000, windows=narrow).values())
+    assert census.planned < sum(PLAN.blocks(3000).values())
+
+
 def test_it_travels_as_plain_values() -> None:
     import dataclasses
 

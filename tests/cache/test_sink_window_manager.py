@@ -8,8 +8,13 @@ import torch
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_utils import BlockHash
 
-from vllm_headaware.cache.managers import SinkWindowManager, visible_blocks
-from vllm_headaware.cache.specs import SinkWindowSpec
+from vllm_headaware.cache.managers import (
+    BlockHashes,
+    SinkWindowManager,
+    UnlimitedManager,
+    visible_blocks,
+)
+from vllm_headaware.cache.specs import SinkWindowSpec, UnlimitedSpec
 
 BLOCK = 4
 HASHES = [BlockHash(bytes([n]) * 32) for n in range(40)]
@@ -148,13 +153,13 @@ def test_a_lost_middle_block_shortens_nothing_beyond_it() -> None:
 
 def test_admission_counts_what_will_be_held() -> None:
     manager = make_manager()
-    most = manager.kv_cache_spec.max_blocks_per_request
+    most = manager.kv_cache_spec.steady_blocks(9)
 
     def needed(tokens: int, cap: bool) -> int:
         return manager.get_num_blocks_to_allocate("new", tokens, [], 0, 0, tokens, cap)
 
     assert needed(400, cap=False) == 100
-    assert needed(400, cap=True) == most < 20
+    assert needed(400, cap=True) == most == 2 + 2 + 1
     assert needed(8, cap=True) == 2
 
 
@@ -169,7 +174,63 @@ def test_cached_free_blocks_count_as_taken() -> None:
 
 def test_visible_blocks_of_a_spec() -> None:
     spec = make_manager().kv_cache_spec
-    assert sorted(visible_blocks(spec, 40)) == [0, 1, 8, 9]
-    assert sorted(visible_blocks(spec, 12)) == [0, 1, 2]
-    assert sorted(visible_blocks(spec, 4)) == [0]
-    assert visible_blocks(spec, 3) == []
+    assert sorted(visible_blocks(spec, 40, 9)) == [0, 1, 8, 9]
+    assert sorted(visible_blocks(spec, 12, 9)) == [0, 1, 2]
+    assert sorted(visible_blocks(spec, 4, 9)) == [0]
+    assert visible_blocks(spec, 3, 9) == []
+
+
+def test_a_request_with_a_window_of_its_own() -> None:
+    manager = make_manager()
+    manager.own_windows |= {"narrow": 2, "everything": None}
+    for name in ("plan", "narrow", "everything"):
+        manager.allocate_new_blocks(name, 40, 40)
+        manager.remove_skipped_blocks(name, 40)
+    assert held(manager, "plan") == [0, 1, 8, 9]
+    assert held(manager, "narrow") == [0, 1, 9]
+    assert held(manager, "everything") == list(range(10))
+
+
+def test_an_unlimited_class_gives_back_what_a_request_caps() -> None:
+    spec = UnlimitedSpec(
+        block_size=BLOCK,
+        num_kv_heads=1,
+        head_size=32,
+        dtype=torch.float32,
+        head_class="retrieval",
+        sink=6,
+    )
+    manager: Any = make_manager()
+    manager = UnlimitedManager(
+        spec,
+        block_pool=manager.block_pool,
+        enable_caching=True,
+        kv_cache_group_id=0,
+        scheduler_block_size=BLOCK,
+    )
+    manager.own_windows["capped"] = 9
+    for name in ("plan", "capped"):
+        manager.allocate_new_blocks(name, 40, 40)
+        manager.remove_skipped_blocks(name, 40)
+    assert held(manager, "plan") == list(range(10))
+    assert held(manager, "capped") == [0, 1, 8, 9]
+    assert manager.num_window_freed == 6
+
+
+@pytest.mark.parametrize(("window", "lost", "length"), [(None, 4, 16), (2, 4, 40), (2, 9, 36)])
+def test_a_prefix_hit_needs_the_blocks_of_the_requests_own_window(
+    window: int | None, lost: int, length: int
+) -> None:
+    manager = make_manager()
+    manager.own_windows["a"] = None
+    manager.allocate_new_blocks("a", 40, 40)
+    cache(manager, "a", 40)
+    manager.block_pool.evict_blocks({manager.req_to_blocks["a"][lost].block_id})
+    hashes = BlockHashes((window,))
+    hashes.extend(HASHES)
+    blocks, found = manager.find_longest_cache_hit(
+        hashes, 40, [0], manager.block_pool, manager.kv_cache_spec, False, BLOCK
+    )
+    assert found == length
+    seen = visible_blocks(manager.kv_cache_spec, length, window)
+    assert [i for i, b in enumerate(blocks[0]) if not b.is_null] == sorted(seen)

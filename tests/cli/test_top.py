@@ -39,6 +39,8 @@ def test_one_moment_as_json(url: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["top", url, "--once", "--json", "--api-key", "secret"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["used_bytes"] == 20 * PLAN.block_bytes
+    assert shown["unpromised_bytes"] == 35 * PLAN.block_bytes
+    assert shown["level"] == 1
 
 
 def test_one_moment_in_the_terminal(url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,6 +49,7 @@ def test_one_moment_in_the_terminal(url: str, capsys: pytest.CaptureFixture[str]
     assert size_text(20 * PLAN.block_bytes) in text
     assert "retrieval" in text
     assert "head 2" in text
+    assert "new requests get level 1" in " ".join(text.split())
 
 
 def test_errors_say_what_to_do(url: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,8 +25,12 @@ class StepWatcher:
 
     def __init__(self, scheduler: Any, plan: Any) -> None:
         from vllm_headaware.cache.census import take_census
+        from vllm_headaware.vllm_compat.budgets import budgets_of
 
         self.scheduler, self.plan = scheduler, plan
+        self.budgets: Any = budgets_of(scheduler)
+        self.windows: dict[str, Any] = {}
+        self.levels: dict[str, int] = {}
         self.take_census = take_census
         self.managers = scheduler.kv_cache_manager.coordinator.single_type_managers
         self.processed: dict[str, int] = {}
@@ -46,8 +50,13 @@ class StepWatcher:
         running = self.scheduler.running
         self.max_running = max(self.max_running, len(running))
         for request in running:
+            name = request.request_id.rpartition("-")[0] or request.request_id
+            windows = self.budgets.windows_of(request)
+            self.levels[name] = self.budgets.budget_of(request).level
+            if self.windows.setdefault(name, windows) != windows:
+                self.faults.append(f"the windows of {name} changed to {windows}")
             expected = self.plan.blocks(
-                request.num_computed_tokens, self.processed[request.request_id]
+                request.num_computed_tokens, self.processed[request.request_id], windows
             )
             for head_class, manager in zip(self.plan.classes, self.managers, strict=True):
                 blocks = manager.req_to_blocks[request.request_id]
@@ -99,9 +108,16 @@ def main() -> None:
     count = options.get("max_tokens", 12)
     for number, prompts in enumerate(options["rounds"]):
         for index, prompt in enumerate(prompts):
-            engine.add(f"{number}/{index}", prompt, count)
+            name = f"{number}/{index}"
+            engine.add(name, prompt, count, options.get("extra_args", {}).get(name))
+        steps = 0
         while llm.llm_engine.has_unfinished_requests():
             outputs: Any = llm.llm_engine.step()
+            steps += 1
+            if aborted := options.get("abort", {}).get(str(steps)):
+                llm.llm_engine.abort_request(aborted)
+            if steps in options.get("preempt_at", ()):
+                scheduler.reset_prefix_cache(reset_running_requests=True)
             preemptions = max(
                 preemptions, *(r.num_preemptions for r in scheduler.requests.values()), 0
             )
@@ -125,6 +141,11 @@ def main() -> None:
         "steps_checked": watcher.steps_checked if watcher else 0,
         "max_running": watcher.max_running if watcher else 0,
         "faults": watcher.faults[:5] if watcher else [],
+        "windows": watcher.windows if watcher else {},
+        "levels": watcher.levels if watcher else {},
+        "remembered": sum(len(m.own_windows) for m in watcher.managers) if watcher else 0,
+        "level_at_end": watcher.budgets.monitor.level if watcher else 0,
+        "changes": watcher.budgets.monitor.changes if watcher else {},
     }
     report(values)
 

@@ -15,17 +15,18 @@ import torch
 from tests.engine.conftest import POLICY
 from tests.engine.scenario import run_scenario
 from tests.reference.hf import HFReference
+from vllm_headaware.budget import Windows
 from vllm_headaware.kernels.reference import HeadRule
 from vllm_headaware.plan import Plan
 
 pytestmark = pytest.mark.engine
 
 
-def rules_of(plan: Plan) -> list[list[HeadRule]]:
-    """The plan's rule for every [layer][KV head]."""
+def rules_of(plan: Plan, windows: Windows | None = None) -> list[list[HeadRule]]:
+    """The rule for every [layer][KV head]: the plan's, or that of a request with own windows."""
     by_class = [
-        HeadRule(c.policy.sink, c.policy.window, c.block_tokens, c.policy.dtype)
-        for c in plan.classes
+        HeadRule(c.policy.sink, window, c.block_tokens, c.policy.dtype)
+        for c, window in zip(plan.classes, windows or plan.windows, strict=True)
     ]
     return [[by_class[index] for index in row] for row in plan.assignment]
 
@@ -126,17 +127,27 @@ def test_7_after_a_prefix_hit(model: Path, prompts: list[list[int]], together: A
 
 
 def test_7_after_preemption(model: Path, prompts: list[list[int]], together: Any) -> None:
+    engine = {**POLICY, "max_num_batched_tokens": 100, "max_num_seqs": 17}
+    report = run_scenario(model, rounds=[prompts], engine=engine, preempt_at=[9, 20, 33])
+    assert report["preemptions"] > 1
+
+
+def test_7_in_a_pool_too_small_for_all(
+    model: Path, prompts: list[list[int]], together: Any
+) -> None:
     plan = Plan.from_dict(together["plan"])
     one = sum(plan.blocks(512).values())
     engine = {
         **POLICY,
+        "kv_floor": 1.0,
         "max_model_len": 512,
         "max_num_batched_tokens": 100,
         "max_num_seqs": 17,
         "num_gpu_blocks_override": one + 12,
     }
     report = run_scenario(model, rounds=[prompts], engine=engine)
-    assert report["preemptions"] > 0
+    assert report["preemptions"] == 0, "what cannot be held to its end waits"
+    assert 1 < report["max_running"] < 17
     assert report["tokens"] == together["tokens"]
     assert report["faults"] == []
     assert report["held_at_end"] == 0

@@ -44,6 +44,10 @@ def test_every_panel_has_data(observed: Any) -> None:
     assert observed["panels_with_data"] == observed["panels"], observed["failures"]
 
 
+def test_scalers_have_data(observed: Any) -> None:
+    assert not [text for text in observed["failures"] if text.startswith("no data for a scaler")]
+
+
 def test_page_and_prometheus_agree_census_by_census(observed: Any) -> None:
     assert observed["moments_compared"] > 0
     assert not [text for text in observed["failures"] if text.startswith("at ")]

@@ -12,7 +12,7 @@ import pytest
 from tests.engine.profiles import make_profile, write_profile
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.profile.locate import FILE_NAME
-from vllm_headaware.vllm_compat.conflicts import CONFLICTS, refuse_conflicts
+from vllm_headaware.vllm_compat.conflicts import CONFLICTS, as_markdown, refuse_conflicts
 
 HEADAWARE = ("--kv-policy", "headaware")
 SERVABLE = {
@@ -47,7 +47,7 @@ CHANGES = {
     "hybrid state-space or attention-free models": ("model_config.is_hybrid", True),
     "models with sliding-window layers": ("model_config.get_sliding_window", lambda: 4096),
     "--kv-cache-dtype": ("cache_config.cache_dtype", "fp8"),
-    "--speculative-config": ("speculative_config", object()),
+    "--speculative-config (n-gram drafts included)": ("speculative_config", object()),
     "--kv-transfer-config": ("kv_transfer_config", object()),
     "--kv-offloading-size": ("cache_config.kv_offloading_size", 1.0),
     "--disable-hybrid-kv-cache-manager": (
@@ -84,6 +84,12 @@ def test_every_conflict_is_refused_by_name(what: str) -> None:
         refuse_conflicts(config_with(*CHANGES[what]))
     assert f"does not support {what}" in str(refused.value)
     assert "--kv-policy full" in str(refused.value)
+
+
+def test_the_matrix_is_documented() -> None:
+    """Where this fails, put the tables that as_markdown() returns into the document."""
+    document = Path(__file__).parents[2] / "docs" / "compatibility.md"
+    assert as_markdown() in document.read_text(encoding="utf-8")
 
 
 def test_a_foreign_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

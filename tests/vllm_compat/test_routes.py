@@ -1,5 +1,6 @@
 """The live page hangs on vLLM's app builder and asks for vLLM's API key."""
 
+import inspect
 from argparse import Namespace
 from types import SimpleNamespace
 
@@ -53,8 +54,12 @@ def test_open_without_a_key_and_404_without_a_policy(monkeypatch: pytest.MonkeyP
     assert client(None, None).get(HEADS).status_code == 404
 
 
-def test_the_builder_still_calls_what_is_wrapped() -> None:
+def test_the_builder_calls_the_wrapper(monkeypatch: pytest.MonkeyPatch) -> None:
     """build_app must look the name up when it runs, or the wrapper would never be called."""
     from vllm.entrypoints.launchers import app
 
+    attach = inspect.unwrap(app.attach_endpoint_plugins)
+    monkeypatch.setattr(app, "attach_endpoint_plugins", attach)
+    routes._hook()
+    assert app.attach_endpoint_plugins is not attach
     assert "attach_endpoint_plugins" in app.build_app.__code__.co_names

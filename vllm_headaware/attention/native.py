@@ -10,6 +10,7 @@ from vllm.v1.attention.backend import AttentionMetadataBuilder, CommonAttentionM
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
+from vllm_headaware.attention.own_windows import of_class
 from vllm_headaware.kernels.cpu.attention import ClassCache, ClassStep, LayerAttention
 
 if TYPE_CHECKING:
@@ -31,8 +32,12 @@ class NativeMetadataBuilder(AttentionMetadataBuilder[ClassStep]):
         """One ClassStep per class, shared by its builders (one per head count)."""
         step: Any = common_attn_metadata
         if getattr(step, "_headaware_step", None) is None:
+            spec: Any = self.kv_cache_spec
             step._headaware_step = ClassStep(
-                step.query_start_loc, step.seq_lens, step.block_table_tensor
+                step.query_start_loc,
+                step.seq_lens,
+                step.block_table_tensor,
+                windows=of_class(spec.head_class, step.seq_lens.shape[0]),
             )
         return step._headaware_step
 

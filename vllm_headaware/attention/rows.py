@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+UNLIMITED = 2**40
+"""A window in tokens that hides nothing."""
+
 
 @dataclass(frozen=True)
 class WindowRule:
@@ -52,6 +55,7 @@ def cut_rows(
     query_start_loc: torch.Tensor,
     seq_lens: torch.Tensor,
     block_table: torch.Tensor,
+    own_windows: torch.Tensor | None = None,
 ) -> Rows:
     """Cut the requests of a step into rows.
 
@@ -60,27 +64,33 @@ def cut_rows(
         query_start_loc: int32 [num_requests + 1], offsets into the step's tokens.
         seq_lens: int32 [num_requests], tokens of each request including this step's queries.
         block_table: int32 [num_requests, max_blocks]; entries the rule hides may be anything.
+        own_windows: int32 [num_requests], tokens, 0 = everything; None: the rule's for all.
 
     All tensors are on the CPU. Requests without queries give no row.
     """
     starts = query_start_loc.numpy().astype(np.int64)
     ends = seq_lens.numpy().astype(np.int64)
     query_lens = np.diff(starts)
+    windows = np.full(len(ends), rule.window, dtype=np.int64)
+    if own_windows is not None:
+        windows = own_windows.numpy().astype(np.int64)
+        windows[windows == 0] = UNLIMITED
 
     # First block each request's first and last query see by their window; sinks join it to the
     # start of the sequence as long as it is not past them.
     first_query = ends - query_lens
-    first_seen = _first_block(rule, first_query)
-    last_seen = _first_block(rule, ends - 1)
+    first_seen = _first_block(rule, windows, first_query)
+    last_seen = _first_block(rule, windows, ends - 1)
     pieces = np.where(query_lens > 0, last_seen - first_seen + 1, 0)
 
     request = np.repeat(np.arange(len(ends)), pieces)
     nth = np.arange(len(request)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     seen = first_seen[request] + nth
+    window = windows[request]
     # A piece ends before the first query that sees one block less.
-    piece_end = np.minimum((seen + 1) * rule.block + rule.window - 1, ends[request])
+    piece_end = np.minimum((seen + 1) * rule.block + window - 1, ends[request])
     row_starts = starts[request] + np.where(
-        nth == 0, 0, seen * rule.block + rule.window - 1 - first_query[request]
+        nth == 0, 0, seen * rule.block + window - 1 - first_query[request]
     )
 
     sinks = rule.sink_blocks
@@ -101,7 +111,7 @@ def cut_rows(
     )
 
 
-def _first_block(rule: WindowRule, position: np.ndarray) -> np.ndarray:
+def _first_block(rule: WindowRule, window: np.ndarray, position: np.ndarray) -> np.ndarray:
     """First block a query sees by its window, but no earlier than where the sinks end."""
-    start = np.maximum(position - rule.window + 1, 0) // rule.block
+    start = np.maximum(position - window + 1, 0) // rule.block
     return np.maximum(start, rule.sink_blocks)

@@ -21,8 +21,9 @@ from vllm.v1.attention.backends.cpu_attn import (
 )
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
-from vllm_headaware.attention.rows import Rows, WindowRule, cut_rows
-from vllm_headaware.cache.specs import SinkWindowSpec
+from vllm_headaware.attention.own_windows import of_class
+from vllm_headaware.attention.rows import UNLIMITED, Rows, WindowRule, cut_rows
+from vllm_headaware.cache.specs import HeadClassSpec, SinkWindowSpec
 
 if TYPE_CHECKING:
     from vllm_headaware.attention.split import HeadSplitAttention
@@ -38,9 +39,10 @@ class StockMetadataBuilder(CPUAttentionMetadataBuilder):
         fast_build: bool = False,
     ) -> CPUAttentionMetadata:
         """Build the op's metadata; slot mapping and token counts stay those of the step."""
-        spec = self.kv_cache_spec
-        if isinstance(spec, SinkWindowSpec):
-            rows = _rows_of_step(spec, common_attn_metadata)
+        spec: Any = self.kv_cache_spec
+        own = of_class(spec.head_class, common_attn_metadata.num_reqs)
+        if isinstance(spec, SinkWindowSpec) or own is not None:
+            rows = _rows_of_step(spec, common_attn_metadata, own)
             common_attn_metadata = replace(
                 common_attn_metadata,
                 num_reqs=rows.num_rows,
@@ -53,12 +55,12 @@ class StockMetadataBuilder(CPUAttentionMetadataBuilder):
         return super().build(common_prefix_len, common_attn_metadata, fast_build)
 
 
-def _rows_of_step(spec: SinkWindowSpec, step: Any) -> Rows:
+def _rows_of_step(spec: HeadClassSpec, step: Any, own: torch.Tensor | None) -> Rows:
     """Rows of a step, cut once for all builders of a class (one per head count)."""
-    rule = WindowRule(spec.sink, spec.window, spec.block_size)
+    rule = WindowRule(spec.sink, spec.window or UNLIMITED, spec.block_size)
     cached = getattr(step, "_headaware_rows", None)
     if cached is None or cached[0] != rule:
-        rows = cut_rows(rule, step.query_start_loc, step.seq_lens, step.block_table_tensor)
+        rows = cut_rows(rule, step.query_start_loc, step.seq_lens, step.block_table_tensor, own)
         cached = step._headaware_rows = (rule, rows)
     return cached[1]
 

@@ -27,12 +27,14 @@ class Holding:
         tokens: its tokens that are computed or being computed.
         blocks: blocks by head class, shared ones included.
         kept: tokens that a KV head of the class keeps of it.
+        level: of its budget; 0 is what was planned or asked for.
     """
 
     request_id: str
     tokens: int
     blocks: dict[str, int]
     kept: dict[str, int]
+    level: int = 0
 
 
 @dataclass
@@ -43,11 +45,15 @@ class Events:
         freed: blocks given back, by reason.
         prefix_hits: blocks taken over from the prefix cache, by head class.
         finished: what each finished request held at its end.
+        level_changes: steps of the budget monitor, by direction: tighten, relax.
+        started: requests that started, by the level of their budget, a number as text.
     """
 
     freed: dict[str, int] = field(default_factory=dict)
     prefix_hits: dict[str, int] = field(default_factory=dict)
     finished: list[Holding] = field(default_factory=list)
+    level_changes: dict[str, int] = field(default_factory=dict)
+    started: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class Census:
         running: requests that hold blocks.
         requests: the largest of them.
         events: what happened since the last census.
+        unpromised: blocks that running requests will not need before they end.
+        level: of the budget that new requests get; 0 is the plan.
     """
 
     at: float
@@ -79,6 +87,8 @@ class Census:
     running: int = 0
     requests: list[Holding] = field(default_factory=list)
     events: Events = field(default_factory=Events)
+    unpromised: int = 0
+    level: int = 0
 
     @property
     def used(self) -> int:
@@ -106,11 +116,17 @@ def empty_census(plan: Plan) -> Census:
     return Census(time.time(), nothing, 0, 0, 0, dict(nothing))
 
 
-def take_census(scheduler: Any, plan: Plan, events: Events | None = None) -> Census:
-    """Count the blocks of a vLLM scheduler whose KV-cache groups are the plan's classes."""
+def take_census(
+    scheduler: Any, plan: Plan, events: Events | None = None, budgets: Any = None
+) -> Census:
+    """Count the blocks of a vLLM scheduler whose KV-cache groups are the plan's classes.
+
+    Args:
+        budgets: the scheduler's (vllm_compat/budgets.py); None: every request has the plan's.
+    """
     pool = scheduler.kv_cache_manager.block_pool
     running = {request.request_id: request for request in scheduler.running}
-    held, tokens = {}, {}
+    held, tokens, holes = {}, {}, {}
     for head_class, manager in zip(plan.classes, _managers(scheduler), strict=True):
         filled: dict[int, int] = {}
         for request_id, blocks in manager.req_to_blocks.items():
@@ -119,7 +135,10 @@ def take_census(scheduler: Any, plan: Plan, events: Events | None = None) -> Cen
             for block, count in _filled_blocks(blocks, length, head_class.block_tokens):
                 filled[block.block_id] = max(count, filled.get(block.block_id, 0))
         held[head_class.name], tokens[head_class.name] = len(filled), sum(filled.values())
+        hidden = sum(block.is_null for own in manager.req_to_blocks.values() for block in own)
+        holes[head_class.name] = hidden * head_class.block_tokens
     lengths = [request.num_computed_tokens for request in running.values()]
+    windows = [budgets.windows_of(r) if budgets else plan.windows for r in running.values()]
     unlimited = [c.name for c in plan.classes if c.policy.window is None]
     free, total = pool.get_num_free_blocks(), pool.num_gpu_blocks - 1
     largest = sorted(running.values(), key=lambda r: -r.num_computed_tokens)[:MAX_REQUESTS]
@@ -130,16 +149,22 @@ def take_census(scheduler: Any, plan: Plan, events: Events | None = None) -> Cen
         free=free,
         total=total,
         tokens=tokens,
-        # An unlimited class holds every token once, however many requests share it.
-        dense_tokens=tokens[unlimited[0]] if unlimited else sum(lengths),
-        planned=sum(sum(plan.blocks(length).values()) for length in lengths),
+        # An unlimited class holds every token once, however many requests share it; it has holes
+        # only of requests whose own budget caps it.
+        dense_tokens=tokens[unlimited[0]] + holes[unlimited[0]] if unlimited else sum(lengths),
+        planned=sum(
+            sum(plan.blocks(length, windows=own).values())
+            for length, own in zip(lengths, windows, strict=True)
+        ),
         running=len(running),
-        requests=[holding_of(scheduler, plan, request) for request in largest],
+        requests=[holding_of(scheduler, plan, request, budgets) for request in largest],
         events=events or Events(),
+        unpromised=budgets.left() if budgets else free,
+        level=budgets.monitor.level if budgets else 0,
     )
 
 
-def holding_of(scheduler: Any, plan: Plan, request: Any) -> Holding:
+def holding_of(scheduler: Any, plan: Plan, request: Any, budgets: Any = None) -> Holding:
     """What one request of a scheduler holds now."""
     blocks, kept = {}, {}
     for head_class, manager in zip(plan.classes, _managers(scheduler), strict=True):
@@ -151,7 +176,8 @@ def holding_of(scheduler: Any, plan: Plan, request: Any) -> Holding:
             )
         ]
         blocks[head_class.name], kept[head_class.name] = len(counts), sum(counts)
-    return Holding(request.request_id, request.num_computed_tokens, blocks, kept)
+    level = budgets.budget_of(request).level if budgets else 0
+    return Holding(request.request_id, request.num_computed_tokens, blocks, kept, level)
 
 
 def _managers(scheduler: Any) -> Any:

@@ -1,30 +1,53 @@
-"""The block manager of sink + window classes."""
+"""The block managers of head classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_utils import BlockHashList, KVCacheBlock, resolve_block_hashes
-from vllm.v1.core.single_type_kv_cache_manager import SingleTypeKVCacheManager
+from vllm.v1.core.single_type_kv_cache_manager import (
+    FullAttentionManager,
+    SingleTypeKVCacheManager,
+)
 from vllm.v1.kv_cache_interface import KVCacheSpec
 
-from vllm_headaware.cache.specs import SinkWindowSpec
+from vllm_headaware.budget import Windows
+from vllm_headaware.cache.specs import HeadClassSpec, SinkWindowSpec
 
 
-class SinkWindowManager(SingleTypeKVCacheManager):
-    """Keeps the sink blocks and the blocks of the window; everything between goes back at once.
+class BlockHashes(list):
+    """Block hashes of a request with windows of its own, one per KV-cache group.
+
+    They are made with a salt of their own: what a layer stores depends on what the layers before it
+    saw, so requests share blocks only if their windows are equal.
+    """
+
+    def __init__(self, windows: Windows) -> None:
+        super().__init__()
+        self.windows = windows
+
+
+class ClassManager(SingleTypeKVCacheManager):
+    """Gives back what a request's window hides; the window is the class's or the request's own.
 
     A hole in a request's block list is the pool's null block, as for vLLM's sliding windows, so
     positions in the list stay positions in the sequence.
     """
 
-    kv_cache_spec: SinkWindowSpec
+    kv_cache_spec: Any
 
-    def __init__(self, kv_cache_spec: SinkWindowSpec, **kwargs) -> None:
+    def __init__(self, kv_cache_spec: HeadClassSpec, **kwargs) -> None:
         super().__init__(kv_cache_spec, **kwargs)
         self.num_window_freed = 0
         """Blocks that left a window since the engine started."""
+        self.own_windows: dict[str, int | None] = {}
+        """Windows of the requests that have one of their own, by request id."""
+
+    def window_of(self, request_id: str) -> int | None:
+        """Last tokens kept of a request; None keeps everything."""
+        return self.own_windows.get(request_id, self.kv_cache_spec.window)
 
     def remove_skipped_blocks(
         self,
@@ -33,14 +56,24 @@ class SinkWindowManager(SingleTypeKVCacheManager):
         num_prompt_tokens: int | None = None,
     ) -> None:
         """Give back the blocks between the sinks and the next query's window."""
-        blocks = self.req_to_blocks.get(request_id)
-        if not blocks:
+        blocks, window = self.req_to_blocks.get(request_id), self.window_of(request_id)
+        if not blocks or window is None:
             return
         spec = self.kv_cache_spec
-        end = min(spec.first_window_block(processed_computed_tokens), len(blocks))
+        end = min(spec.first_window_block(processed_computed_tokens, window), len(blocks))
         free_before = self.block_pool.get_num_free_blocks()
         self._remove_blocks_in_range(request_id, spec.sink_blocks, end)
         self.num_window_freed += self.block_pool.get_num_free_blocks() - free_before
+
+
+class UnlimitedManager(ClassManager, FullAttentionManager):
+    """Keeps everything, but of requests whose own budget caps the class."""
+
+
+class SinkWindowManager(ClassManager):
+    """Keeps the sink blocks and the blocks of the window; everything between goes back at once."""
+
+    kv_cache_spec: SinkWindowSpec
 
     def get_num_blocks_to_allocate(
         self,
@@ -56,8 +89,11 @@ class SinkWindowManager(SingleTypeKVCacheManager):
         """Blocks to take from the pool: new ones, and cached ones that are in its free list."""
         held = len(self.req_to_blocks.get(request_id, ())) + len(new_computed_blocks)
         new = max(-(-num_tokens // self.block_size) - held, 0)
-        if apply_admission_cap:
-            new = min(new, self.kv_cache_spec.max_blocks_per_request)
+        window = self.window_of(request_id)
+        if apply_admission_cap and window is not None:
+            # Chunks in flight are the business of cache/admission.py, which counts them once for
+            # all requests.
+            new = min(new, self.kv_cache_spec.steady_blocks(window))
         return new + self._get_num_evictable_blocks(new_computed_blocks)
 
     def add_local_computed_blocks(
@@ -87,9 +123,14 @@ class SinkWindowManager(SingleTypeKVCacheManager):
         dcp_world_size: int = 1,
         pcp_world_size: int = 1,
     ) -> tuple[tuple[list[KVCacheBlock], ...], int]:
-        """The longest aligned prefix whose sinks and whose last window are all cached."""
+        """The longest aligned prefix whose sinks and whose last window are all cached.
+
+        Requests with windows of their own look up BlockHashes.
+        """
         assert isinstance(kv_cache_spec, SinkWindowSpec)
         spec, size = kv_cache_spec, kv_cache_spec.block_size
+        own = getattr(block_hashes, "windows", None)
+        window = own[kv_cache_group_ids[0]] if own else spec.window
         hashes = resolve_block_hashes(block_hashes, block_pool.hash_block_size, size)
         step = alignment_tokens
         cached: dict[int, list[KVCacheBlock] | None] = {}
@@ -99,9 +140,12 @@ class SinkWindowManager(SingleTypeKVCacheManager):
                 cached[index] = block_pool.get_cached_block(hashes[index], kv_cache_group_ids)
             return cached[index]
 
-        longest = min(max_length, len(hashes) * size) // step * step
-        for length in range(longest, 0, -step):
-            needed = visible_blocks(spec, length)
+        longest = min(max_length, len(hashes) * size)
+        if window is None:  # what is missing ends every longer prefix
+            missing = (index for index in range(longest // size) if not look_up(index))
+            longest = min(longest, next(missing, longest) * size)
+        for length in range(longest // step * step, 0, -step):
+            needed = visible_blocks(spec, length, window)
             if all(look_up(index) for index in needed):
                 hit: tuple[list[KVCacheBlock], ...] = tuple(
                     [block_pool.null_block] * (length // size) for _ in kv_cache_group_ids
@@ -113,8 +157,10 @@ class SinkWindowManager(SingleTypeKVCacheManager):
         return tuple([] for _ in kv_cache_group_ids), 0
 
 
-def visible_blocks(spec: SinkWindowSpec, num_tokens: int) -> list[int]:
+def visible_blocks(spec: SinkWindowSpec, num_tokens: int, window: int | None) -> list[int]:
     """Indices of the full blocks of num_tokens tokens that the next query sees."""
     end = num_tokens // spec.block_size
-    start = max(spec.first_window_block(num_tokens), min(spec.sink_blocks, end))
+    if window is None:
+        return list(range(end))
+    start = max(spec.first_window_block(num_tokens, window), min(spec.sink_blocks, end))
     return [*range(end - 1, start - 1, -1), *range(min(spec.sink_blocks, end))]

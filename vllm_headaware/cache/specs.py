@@ -19,9 +19,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class UnlimitedSpec(FullAttentionSpec):
-    """A class whose heads keep everything."""
+    """A class whose heads keep everything, but of requests with a budget of their own."""
 
     head_class: str
+    sink: int
+
+    @property
+    def window(self) -> None:
+        return None
+
+    @property
+    def sink_blocks(self) -> int:
+        return cdiv(self.sink, self.block_size)
+
+    def first_window_block(self, num_processed: int, window: int) -> int:
+        """First block that the query at position num_processed sees by a request's own window."""
+        return max(num_processed - window + 1, 0) // self.block_size
 
     def is_uniform_with_collection(self, kv_cache_specs: dict[str, KVCacheSpec]) -> bool:
         """Classes never merge, even with equal block sizes."""
@@ -33,7 +46,7 @@ class SinkWindowSpec(AttentionSpec):
     """A class whose heads keep `sink` first and `window` last tokens, rounded out to blocks.
 
     `max_in_flight_tokens` is what vLLM may have scheduled but not settled for a request: blocks of
-    those tokens are held besides sinks and window. It bounds admission.
+    those tokens are held besides sinks and window.
     """
 
     head_class: str
@@ -45,20 +58,23 @@ class SinkWindowSpec(AttentionSpec):
     def sink_blocks(self) -> int:
         return cdiv(self.sink, self.block_size)
 
-    def first_window_block(self, num_processed: int) -> int:
+    def first_window_block(self, num_processed: int, window: int) -> int:
         """First block that the query at position num_processed sees by its window."""
-        return max(num_processed - self.window + 1, 0) // self.block_size
+        return max(num_processed - window + 1, 0) // self.block_size
 
-    @property
-    def max_blocks_per_request(self) -> int:
+    def max_blocks(self, window: int) -> int:
         """Most blocks a request can hold at any moment, however long: prefill chunks included."""
-        recent = self.window - 1 + self.max_in_flight_tokens
+        recent = window - 1 + self.max_in_flight_tokens
         return self.sink_blocks + cdiv(recent, self.block_size) + 1
+
+    def steady_blocks(self, window: int) -> int:
+        """Most blocks a request can hold while nothing but a token of it is in flight."""
+        return self.sink_blocks + cdiv(window - 1, self.block_size) + 1
 
     def max_memory_usage_bytes(self, vllm_config: VllmConfig) -> int:
         """Bytes of one layer for a request of the longest length."""
         longest = cdiv(vllm_config.model_config.max_model_len, self.block_size)
-        return min(longest, self.max_blocks_per_request) * self.page_size_bytes
+        return min(longest, self.max_blocks(self.window)) * self.page_size_bytes
 
     def is_uniform_with_collection(self, kv_cache_specs: dict[str, KVCacheSpec]) -> bool:
         """Classes never merge, even with equal block sizes."""
@@ -87,7 +103,7 @@ def make_spec(
     }
     policy = head_class.policy
     if policy.window is None:
-        return UnlimitedSpec(**common)
+        return UnlimitedSpec(**common, sink=policy.sink)
     return SinkWindowSpec(
         **common,
         sink=policy.sink,

@@ -102,6 +102,7 @@ def make_report(plan: Plan, lengths: list[int], memory: int, serve: str) -> dict
         "policy": plan.policy,
         "geometry": vars(plan.geometry),
         "tensor_parallel_size": plan.tensor_parallel_size,
+        "budget": {"asked": plan.budget, "achieved": plan.mean_tokens()},
         "block_bytes": plan.block_bytes,
         "prefix_alignment_tokens": plan.alignment,
         "memory_bytes": memory,
@@ -187,6 +188,13 @@ def show(report: dict[str, Any]) -> None:
     console.print(
         f"One block is {format_bytes(report['block_bytes'])}; prefix-cache hits land on multiples"
         f" of {report['prefix_alignment_tokens']} tokens.",
+        highlight=False,
+    )
+    asked, achieved = report["budget"]["asked"], report["budget"]["achieved"]
+    longest = report["geometry"]["max_model_len"]
+    console.print(
+        (f"Asked for {asked:,} tokens per KV head; " if asked else "")
+        + f"a KV head keeps {achieved:,.0f} of {longest:,} tokens on average.",
         highlight=False,
     )
     console.print(report["serve"], soft_wrap=True, highlight=False, markup=False)

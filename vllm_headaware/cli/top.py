@@ -126,6 +126,8 @@ def view(plan: dict[str, Any], now: dict[str, Any], width: int) -> Group:
         f" saving {saving_text(used, dense)}; {now['running']} requests, {now['tokens']:,} tokens",
         style="not bold",
     )
+    if now["level"]:
+        head.append(f"; memory is low: new requests get level {now['level']}", style="yellow")
     return Group(head, _classes(plan, now), *_map(plan, now, width), _requests(now))
 
 

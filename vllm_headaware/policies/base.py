@@ -20,8 +20,8 @@ HeadScores = Sequence[Sequence[float]]
 class HeadPolicy:
     """What a class of KV heads keeps: the first `sink` tokens and the last `window` tokens.
 
-    `window` None means everything; then `sink` has no meaning and is 0. `dtype` names the KV format
-    (kernels/formats.py) of what is kept, or is AUTO, the model's own dtype.
+    `window` None means everything; then `sink` is for requests with a budget of their own. `dtype`
+    names the KV format (kernels/formats.py) of what is kept, or is AUTO, the model's own dtype.
     """
 
     name: str

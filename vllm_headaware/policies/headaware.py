@@ -30,7 +30,7 @@ class HeadAware:
     needs_profile: bool = True
     options: tuple[str, ...] = (
         *("head_profile", "retrieval_share", "induction_share"),
-        *("sink", "window", "induction_window"),
+        *("sink", "window", "induction_window", "budget"),
         *("retrieval_dtype", "induction_dtype", "local_dtype"),
     )
 
@@ -61,7 +61,8 @@ class HeadAware:
         for y, h in induction:
             classes[y][h] = INDUCTION
         policies = (
-            HeadPolicy("retrieval", dtype=config.retrieval_dtype),
+            # Sinks of retrieval heads matter to requests whose budget caps these heads too.
+            HeadPolicy("retrieval", config.sink, None, config.retrieval_dtype),
             HeadPolicy("induction", config.sink, config.induction_window, config.induction_dtype),
             HeadPolicy("local", config.sink, config.window, config.local_dtype),
         )

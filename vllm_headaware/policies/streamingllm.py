@@ -22,7 +22,7 @@ class StreamingLLM:
     """The baseline that knows no head classes: `sink` and `window` hold for all heads."""
 
     needs_profile: bool = False
-    options: tuple[str, ...] = ("sink", "window", "local_dtype")
+    options: tuple[str, ...] = ("sink", "window", "budget", "local_dtype")
 
     def classify(
         self, config: KVPolicyConfig, geometry: ModelGeometry, profile: HeadProfile | None

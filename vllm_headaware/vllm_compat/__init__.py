@@ -24,6 +24,19 @@ Scheduler.make_stats, ._free_request_blocks, KVCacheManager.allocate_slots (stat
     The census, with what was given back and what prefix hits brought, leaves the engine with
     vLLM's own statistics.
     Goes away when SchedulerStats gets an extension field.
+InputProcessor._validate_params, .process_inputs (budgets)
+    Options of a request in vllm_xargs are refused with HTTP 400 where vLLM refuses its own.
+    Goes away when plugins may validate extra arguments.
+Scheduler.__init__, ._free_request_blocks, KVCacheManager.new_step_starts, .get_computed_blocks,
+.allocate_slots (budgets)
+    A request gets its windows before its prefix is looked up, and starts only if the pool can hold
+    it to its end. Goes away with an admission hook in the scheduler.
+Request.sampling_params, .cache_salt, .block_hashes (budgets)
+    Windows of a request's own travel to the workers in extra_args, and are part of its prefix's
+    hash. Goes away when a scheduler may attach data to requests.
+GPUModelRunner._build_attention_metadata (budgets)
+    Builders learn the windows of the step's requests; vLLM tells them positions only.
+    Goes away when CommonAttentionMetadata names its requests.
 StatLoggerManager.__init__, .record (stats)
     The census becomes metrics in the front end. Goes away with the same field.
 entrypoints.launchers.app.attach_endpoint_plugins, app.state.engine_client (routes)

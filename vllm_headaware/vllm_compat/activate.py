@@ -10,6 +10,7 @@ from vllm_headaware.geometry import ModelGeometry
 from vllm_headaware.plan import Plan
 from vllm_headaware.planning import plan_model
 from vllm_headaware.profile.model_hash import resolve_model_dir
+from vllm_headaware.request_options import RequestLimits
 from vllm_headaware.vllm_compat.carrier import put_plan
 from vllm_headaware.vllm_compat.conflicts import refuse_conflicts
 
@@ -30,7 +31,13 @@ def activate(vllm_config: Any, config: KVPolicyConfig) -> None:
         resolve_model_dir(vllm_config.model_config.model),
         vllm_config.parallel_config.tensor_parallel_size,
     )
-    put_plan(vllm_config, plan, profile.checksum if profile else "")
+    limits = RequestLimits(
+        floor=config.floor,
+        budget_min=config.request_budget_min,
+        budget_max=config.request_budget_max,
+        full=config.request_full == "allow",
+    )
+    put_plan(vllm_config, plan, profile.checksum if profile else "", limits)
     logger.info(describe(plan))
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.plan import Plan
+from vllm_headaware.request_options import RequestLimits
 
 KEY = "vllm_headaware"
 
 
-def put_plan(vllm_config: Any, plan: Plan, profile_checksum: str) -> None:
+def put_plan(
+    vllm_config: Any, plan: Plan, profile_checksum: str, limits: RequestLimits | None = None
+) -> None:
     """Attach a plan to an engine's config; it becomes part of the compile-cache key.
 
     Raises:
@@ -20,7 +24,11 @@ def put_plan(vllm_config: Any, plan: Plan, profile_checksum: str) -> None:
         raise HeadAwareError("--kv-policy needs --additional-config to be a JSON object")
     vllm_config.additional_config = {
         **vllm_config.additional_config,
-        KEY: {"plan": plan.to_dict(), "profile": profile_checksum},
+        KEY: {
+            "plan": plan.to_dict(),
+            "profile": profile_checksum,
+            "limits": dataclasses.asdict(limits or RequestLimits()),
+        },
     }
 
 
@@ -34,6 +42,12 @@ def get_profile_checksum(vllm_config: Any) -> str:
     """Checksum of the profile behind the plan; empty where the policy is off."""
     carried = _carried(vllm_config)
     return carried["profile"] if carried else ""
+
+
+def get_limits(vllm_config: Any) -> RequestLimits:
+    """What requests may ask for; the defaults where the policy is off."""
+    carried = _carried(vllm_config)
+    return RequestLimits(**carried["limits"]) if carried else RequestLimits()
 
 
 def _carried(vllm_config: Any) -> dict[str, Any] | None:

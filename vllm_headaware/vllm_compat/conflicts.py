@@ -1,4 +1,5 @@
-"""The conflict matrix: what --kv-policy cannot be combined with, refused before weights load."""
+"""The conflict matrix: what --kv-policy can be combined with, each row with its test, and what it
+cannot, refused before weights load."""
 
 from __future__ import annotations
 
@@ -71,7 +72,7 @@ CONFLICTS = (
         lambda c: c.cache_config.cache_dtype != "auto",
     ),
     Conflict(
-        "--speculative-config",
+        "--speculative-config (n-gram drafts included)",
         "remove the flag",
         lambda c: c.speculative_config is not None,
     ),
@@ -119,6 +120,67 @@ CONFLICTS = (
         lambda c: os.environ.get("VLLM_KV_CACHE_LAYOUT", "BLHNC") != "BLHNC",
     ),
 )
+
+
+@dataclass(frozen=True)
+class Supported:
+    """One row: what works together with --kv-policy, how it is turned on, and the test of it."""
+
+    what: str
+    how: str
+    test: str
+
+
+SUPPORTED = (
+    Supported(
+        "prefix caching",
+        "on by default; requests share blocks if their windows are equal",
+        "test_budgets.py::test_only_equal_windows_share_a_prefix",
+    ),
+    Supported("chunked prefill", "on by default", "test_together.py::test_plain"),
+    Supported("torch.compile", "on by default", "test_invariants.py::test_7_compiled"),
+    Supported("async scheduling", "on by default", "test_together.py::test_plain"),
+    Supported("preemption", "vLLM's own", "test_budgets.py::test_windows_hold_through_preemption"),
+    Supported("LoRA adapters", "--enable-lora", "test_together.py::test_lora"),
+    Supported("several answers (n > 1)", "per request", "test_together.py::test_siblings"),
+    Supported("guided decoding", "per request", "test_together.py::test_guided"),
+    Supported("beam search", "per request", "test_together.py::test_beams"),
+    Supported("abort and client disconnect", "per request", "test_together.py::test_abort"),
+    Supported(
+        "tensor parallelism",
+        "--tensor-parallel-size",
+        "test_tensor_parallel.py::test_two_ranks_follow_the_rule",
+    ),
+    Supported(
+        "data parallelism",
+        "--data-parallel-size",
+        "test_two_engines.py::test_both_engines_and_front_ends",
+    ),
+    Supported(
+        "several API servers",
+        "--api-server-count",
+        "test_two_engines.py::test_both_engines_and_front_ends",
+    ),
+)
+"""The other half of the matrix. docs/compatibility.md has both; a test keeps it so."""
+
+
+def as_markdown() -> str:
+    """The whole matrix, as two tables."""
+    works = [f"| {row.what} | {row.how} |" for row in SUPPORTED]
+    refused = [f"| {row.what} | {row.do} |" for row in CONFLICTS]
+    return "\n".join(
+        [
+            "| works together | how it is turned on |",
+            "|---|---|",
+            *works,
+            "",
+            "| refused at start-up | what to do |",
+            "|---|---|",
+            *refused,
+            "",
+        ]
+    )
 
 
 def refuse_conflicts(vllm_config: Any) -> None:

@@ -52,6 +52,19 @@ HELP: dict[str, tuple[str, str]] = {
     ),
     "induction_dtype": ("DTYPE", "The same for induction heads."),
     "local_dtype": ("DTYPE", "The same for local heads."),
+    "budget": (
+        "TOKENS_PER_LAYER",
+        "Tokens that a KV head of a layer keeps of a request, on average, instead of the windows"
+        " above: retrieval, induction and local heads get it as 1 : 0.36 : 0.16. 0: unlimited.",
+    ),
+    "floor": (
+        "SHARE",
+        "Share of each window that new requests get at least when memory runs low, above 0 to 1."
+        " 1: windows never shrink, requests wait.",
+    ),
+    "request_budget_min": ("TOKENS", "Least kv_budget that a request may ask for."),
+    "request_budget_max": ("TOKENS", "Largest kv_budget that a request may ask for; 0: any."),
+    "request_full": ("allow|refuse", "Whether a request may ask for kv_policy full."),
 }
 """Value's name and help text of every field of KVPolicyConfig; defaults come from the class."""
 

@@ -11,7 +11,8 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
-from vllm_headaware.vllm_compat.carrier import get_plan, get_profile_checksum
+from vllm_headaware.vllm_compat.budgets import budgets_of
+from vllm_headaware.vllm_compat.carrier import get_limits, get_plan, get_profile_checksum
 from vllm_headaware.vllm_compat.wrap import wrap
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 KEY = "vllm_headaware"
 INTERVAL_SECONDS = 0.5
 """Least time between two censuses of a busy engine; an idle engine is counted at once."""
+COST_SHARE = 0.01
+"""Most of a busy scheduler's time that censuses may take; with many blocks they become rarer."""
 
 
 def install() -> None:
@@ -43,7 +46,7 @@ class SchedulerLedger:
         from vllm_headaware.cache.census import Events
 
         self.plan = plan
-        self.counted_at = 0.0
+        self.next_census_at = 0.0
         self.window_freed = 0
         self.new_events = lambda: Events(
             freed={"window": 0, "finished": 0, "preempted": 0},
@@ -60,7 +63,10 @@ class SchedulerLedger:
         events, self.events = self.events, self.new_events()
         events.freed["window"] = window - self.window_freed
         self.window_freed = window
-        return take_census(scheduler, self.plan, events)
+        budgets = budgets_of(scheduler)
+        if budgets is not None:
+            events.level_changes, events.started = budgets.take_events()
+        return take_census(scheduler, self.plan, events, budgets)
 
     def gives_back(self, scheduler: Any, request: Any) -> None:
         """A request is about to give up its blocks; those that others share stay."""
@@ -76,7 +82,7 @@ class SchedulerLedger:
         reason = "finished" if request.is_finished() else "preempted"
         self.events.freed[reason] += sum(block.ref_cnt == 1 for block in own)
         if own and reason == "finished":
-            holding = holding_of(scheduler, self.plan, request)
+            holding = holding_of(scheduler, self.plan, request, budgets_of(scheduler))
             self.events.finished.append(dataclasses.replace(holding, request_id=""))
 
 
@@ -99,10 +105,11 @@ def _make_stats(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     ledger = ledger_of(self)
     if stats is None or ledger is None:
         return stats
-    now = time.monotonic()
-    if now - ledger.counted_at >= INTERVAL_SECONDS or not self.running:
-        ledger.counted_at = now
+    start = time.monotonic()
+    if start >= ledger.next_census_at or not self.running:
         stats.kv_connector_stats = {KEY: dataclasses.asdict(ledger.census(self))}
+        cost = time.monotonic() - start
+        ledger.next_census_at = start + max(INTERVAL_SECONDS, cost / COST_SHARE)
     return stats
 
 
@@ -135,6 +142,7 @@ def _init_loggers(original: Any, self: Any, vllm_config: Any, *args: Any, **kwar
             model_name=vllm_config.model_config.served_model_name,
             profile=get_profile_checksum(vllm_config),
             engines=self.engine_indexes,
+            limits=get_limits(vllm_config),
         )
 
 

@@ -1,0 +1,145 @@
+"""Budgets in the real engine: windows of single requests, pressure, preemption, prefix hits."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.conftest import POLICY, make_prompts
+from tests.engine.profiles import write_profile
+from tests.engine.scenario import run_scenario
+from tests.engine.test_families import make_family_model
+from tests.engine.test_invariants import rules_of
+from tests.reference.hf import HFReference
+from vllm_headaware.kernels.cpu.support import why_not_native
+from vllm_headaware.plan import Plan
+
+pytestmark = pytest.mark.engine
+
+WIDE = {**POLICY, "kv_window": 150, "kv_induction_window": 400, "kv_floor": 0.2}
+ASKED: list[dict[str, Any] | None] = [
+    {"kv_budget": 120},
+    {"kv_policy": "full"},
+    None,
+    {"kv_budget": 250},
+    {"kv_level": 1},
+    {"kv_policy": "headaware", "kv_level": 2},
+    {"kv_budget": 120, "kv_level": 0},
+]
+
+
+def expect_reference(model: Path, report: Any, prompts: list[list[int]], round_: int = 0) -> None:
+    """Every request's tokens are the reference's under the windows that request had."""
+    plan = Plan.from_dict(report["plan"])
+    reference = HFReference(model, rules_of(plan))
+    for index, prompt in enumerate(prompts):
+        name = f"{round_}/{index}"
+        windows = tuple(report["windows"][name])
+        reference.rules = rules_of(plan, windows)
+        tokens = report["tokens"][name]
+        expected = reference.greedy(prompt, len(tokens))
+        assert tokens == expected, f"{len(prompt)} tokens under {windows}"
+
+
+@pytest.fixture(scope="module")
+def long_prompts() -> list[list[int]]:
+    return make_prompts(211, (800, 333, 450, 61, 700, 555, 820))
+
+
+@pytest.mark.parametrize("kernels", ["native", "stock"])
+def test_a_request_gets_the_budget_it_asks_for(
+    model: Path, long_prompts: list[list[int]], kernels: str, tmp_path: Path
+) -> None:
+    if kernels == "stock":  # a head size that the native kernels do not have
+        model = make_family_model(tmp_path, model, {"model_type": "llama", "head_dim": 80})
+        write_profile(model)
+    assert bool(why_not_native(80 if kernels == "stock" else 32, 2)) == (kernels == "stock")
+    report = run_scenario(
+        model,
+        rounds=[long_prompts],
+        engine={**WIDE, "max_num_batched_tokens": 100, "max_num_seqs": 7},
+        extra_args={f"0/{index}": extra for index, extra in enumerate(ASKED)},
+    )
+    assert report["faults"] == []
+    assert report["held_at_end"] == 0
+    windows = [tuple(report["windows"][f"0/{index}"]) for index in range(len(ASKED))]
+    plan = Plan.from_dict(report["plan"])
+    assert windows[1] == (None, None, None)
+    assert windows[2] == plan.windows
+    assert windows[0] == windows[6] != plan.windows
+    assert windows[0][0] is not None, "this budget caps retrieval heads too"
+    assert len(set(windows)) == 6
+    expect_reference(model, report, long_prompts)
+
+
+def test_pressure_tightens_and_nobody_is_preempted(
+    model: Path, long_prompts: list[list[int]]
+) -> None:
+    prompts = [*long_prompts, *make_prompts(212, (640, 97, 910, 500, 33, 777, 850, 420))]
+    prompts = [[min(token, 210) for token in prompt] for prompt in prompts]
+    plan = Plan.from_dict(run_scenario(model, rounds=[prompts[3:4]], engine=WIDE)["plan"])
+    need = [sum(plan.blocks(len(prompt) + 12).values()) for prompt in prompts]
+    report = run_scenario(
+        model,
+        rounds=[prompts],
+        engine={
+            **WIDE,
+            "max_num_batched_tokens": 100,
+            "max_num_seqs": 15,
+            "num_gpu_blocks_override": max(sum(need) // 3, 90),
+        },
+    )
+    assert report["preemptions"] == 0
+    assert report["faults"] == []
+    assert report["held_at_end"] == 0
+    assert report["max_running"] >= 4
+    assert report["changes"]["tighten"] > 0
+    assert len(set(report["levels"].values())) > 1, report["levels"]
+    expect_reference(model, report, prompts)
+
+
+def test_windows_hold_through_preemption(model: Path, long_prompts: list[list[int]]) -> None:
+    report = run_scenario(
+        model,
+        rounds=[long_prompts],
+        engine={**WIDE, "max_num_batched_tokens": 400, "max_num_seqs": 7},
+        extra_args={f"0/{index}": extra for index, extra in enumerate(ASKED)},
+        preempt_at=[4, 14],
+    )
+    assert report["preemptions"] == 2
+    assert report["faults"] == []
+    assert report["held_at_end"] == 0
+    expect_reference(model, report, long_prompts)
+
+
+def test_only_equal_windows_share_a_prefix(model: Path, long_prompts: list[list[int]]) -> None:
+    prompt = long_prompts[0]
+    asked = [{"kv_level": 0}, {"kv_level": 2}, {"kv_policy": "full"}, {"kv_budget": 120}]
+    names = {f"{round_}/{i}": extra for round_ in range(2) for i, extra in enumerate(asked)}
+    report = run_scenario(
+        model,
+        rounds=[[prompt] * len(asked), [prompt] * len(asked)],
+        engine={**WIDE, "max_num_seqs": 1},
+        extra_args=names,
+    )
+    assert report["faults"] == []
+    for index in range(len(asked)):
+        first, again = f"0/{index}", f"1/{index}"
+        assert report["cached"][first] == 0
+        assert report["cached"][again] > 0
+        assert report["tokens"][first] == report["tokens"][again]
+    expect_reference(model, report, [prompt] * len(asked))
+
+
+def test_a_server_budget_caps_retrieval_heads(model: Path, long_prompts: list[list[int]]) -> None:
+    engine = {k: v for k, v in POLICY.items() if "window" not in k}
+    report = run_scenario(
+        model, rounds=[long_prompts, long_prompts[:2]], engine={**engine, "kv_budget": 200}
+    )
+    plan = Plan.from_dict(report["plan"])
+    assert plan.classes[0].policy.window is not None
+    assert 120 < plan.mean_tokens() <= 200 == plan.budget
+    assert report["faults"] == []
+    assert report["cached"]["1/0"] > 0
+    assert report["tokens"]["1/0"] == report["tokens"]["0/0"]
+    expect_reference(model, report, long_prompts)

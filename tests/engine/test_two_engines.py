@@ -1,0 +1,224 @@
+"""A real server with two engines and two front ends: options of requests, clients that die."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from server import SERVED_NAME, Server
+
+from tests.engine.conftest import POLICY
+from tests.engine.test_invariants import rules_of
+from tests.reference.hf import HFReference
+from vllm_headaware.config import make_config
+from vllm_headaware.geometry import read_geometry
+from vllm_headaware.plan import Plan
+from vllm_headaware.planning import plan_model
+
+pytestmark = pytest.mark.engine
+
+MAX_LEN = 1024
+CLIENT = """
+import json, sys, urllib.request
+request = urllib.request.Request(
+    sys.argv[1] + "/v1/completions", sys.argv[2].encode(), {"Content-Type": "application/json"}
+)
+with urllib.request.urlopen(request) as stream:
+    for line in stream:
+        print(line.decode(), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    flags = [
+        text
+        for name, value in POLICY.items()
+        for text in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    serve_args = [
+        *flags,
+        *("--max-model-len", str(MAX_LEN), "--enforce-eager", "--max-num-batched-tokens", "128"),
+        *("--data-parallel-size", "2", "--api-server-count", "2"),
+        *("--kv-request-budget-max", "600"),
+    ]
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    with Server(model, port=0, log=log, serve_args=serve_args) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def plan(model: Path) -> Plan:
+    config = make_config({name.removeprefix("kv_"): value for name, value in POLICY.items()})
+    return plan_model(config, read_geometry(model, "float32", MAX_LEN), model)[0]
+
+
+def ask(server: Server, prompt: Any, **options: Any) -> tuple[int, Any]:
+    """HTTP status and body of a completion."""
+    body = {
+        "model": SERVED_NAME,
+        "prompt": prompt,
+        "max_tokens": 12,
+        "temperature": 0,
+        "ignore_eos": True,
+        "return_token_ids": True,
+        **options,
+    }
+    request = urllib.request.Request(
+        server.url + "/v1/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=120) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def held(server: Server) -> float:
+    """Bytes that any request of any engine holds, as /metrics says."""
+    lines = server.get("/metrics").splitlines()
+    values = [x.rpartition(" ")[2] for x in lines if x.startswith("vllm_headaware_kv_used_bytes{")]
+    assert len(values) == 2, "one series per engine"
+    return sum(map(float, values))
+
+
+def expect_nothing_held(server: Server) -> None:
+    deadline = time.monotonic() + 20
+    while held(server) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert held(server) == 0
+
+
+def test_both_engines_and_front_ends(
+    server: Server, model: Path, plan: Plan, prompts: list[list[int]]
+) -> None:
+    some = prompts[5:]
+    with ThreadPoolExecutor(len(some)) as clients:
+        answers = list(clients.map(lambda prompt: ask(server, prompt), some))
+    reference = HFReference(model, rules_of(plan))
+    for prompt, (status, answer) in zip(some, answers, strict=True):
+        assert status == 200
+        assert answer["choices"][0]["token_ids"] == reference.greedy(prompt, 12)
+    started = [
+        line.rpartition(" ")[2]
+        for line in server.get("/metrics").splitlines()
+        if line.startswith("vllm_headaware_requests_started_total{") and 'level="0"' in line
+    ]
+    assert sum(float(count) > 0 for count in started) == 2, "both engines should have worked"
+    expect_nothing_held(server)
+
+
+def test_a_request_asks_for_everything(
+    server: Server, model: Path, prompts: list[list[int]]
+) -> None:
+    status, answer = ask(server, prompts[-1], vllm_xargs={"kv_policy": "full"})
+    assert status == 200
+    assert answer["choices"][0]["token_ids"] == HFReference(model).greedy(prompts[-1], 12)
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        ({"kv_budgt": 600}, "did you mean 'kv_budget'"),
+        ({"kv_budget": 601}, "to 600 tokens on this server"),
+        ({"kv_budget": "many"}, "whole number"),
+        ({"kv_policy": "tangram"}, "must be 'full'"),
+        ({"kv_level": 99}, "kv_level must be from 0 to"),
+        ({"kv_windows": [1, 1, 1]}, "is not a KV option"),
+    ],
+    ids=str,
+)
+def test_bad_options_are_http_400(server: Server, extra: Any, sentence: str) -> None:
+    status, answer = ask(server, [5, 6, 7], vllm_xargs=extra)
+    assert status == 400
+    assert sentence in answer["error"]["message"]
+
+
+def test_malformed_requests_are_refused_and_the_server_goes_on(server: Server) -> None:
+    rng = random.Random(5)
+    values: list[Any] = [
+        None,
+        True,
+        -1,
+        2**70,
+        1.5,
+        "",
+        "full ",
+        [],
+        [1],
+        ["a"],
+        {"a": 1},
+        "é" * 99,
+    ]
+    names = ("kv_budget", "kv_level", "kv_policy", "kv_budgets", "kv_windows", "KV_BUDGET ")
+    for _ in range(100):
+        xargs: Any = {rng.choice(names): rng.choice(values)}
+        if rng.random() < 0.2:
+            xargs = rng.choice([[], "kv_budget", 5, [xargs]])
+        status, answer = ask(server, [5, 6, 7], vllm_xargs=xargs)
+        # Names that are not ours, and values that ask for nothing, are let be.
+        ours = isinstance(xargs, dict) and next(iter(xargs)).startswith("kv_")
+        nothing = isinstance(xargs, dict) and next(iter(xargs.values())) is None
+        assert status == 400 or (status == 200 and (not ours or nothing)), (xargs, answer)
+        assert status == 200 or 10 < len(answer["error"]["message"]) < 1500
+    assert ask(server, [5, 6, 7])[0] == 200
+
+
+def test_a_client_that_is_killed_leaves_nothing(server: Server, prompts: list[list[int]]) -> None:
+    body = {
+        "model": SERVED_NAME,
+        "prompt": prompts[-1],
+        "max_tokens": 560,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    clients = [
+        subprocess.Popen(
+            [sys.executable, "-c", CLIENT, server.url, json.dumps(body)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for client in clients:
+        assert client.stdout is not None
+        assert client.stdout.readline().startswith("data: ")
+    assert held(server) >= 0
+    for client in clients:
+        client.send_signal(signal.SIGKILL)
+        client.wait()
+    expect_nothing_held(server)
+    assert ask(server, [5, 6, 7])[0] == 200
+
+
+def test_z_an_engine_that_is_killed_is_an_error_of_http(
+    server: Server, prompts: list[list[int]]
+) -> None:
+    """The last test of this server: nobody may be left waiting for an answer."""
+    assert server._process is not None
+    children = psutil.Process(server._process.pid).children(recursive=True)
+    engines = [p for p in children if any("EngineCore" in word for word in p.cmdline())]
+    assert len(engines) == 2, [p.cmdline() for p in children]
+    with ThreadPoolExecutor(4) as clients:
+        waiting = [clients.submit(ask, server, prompts[-1], max_tokens=570) for _ in range(4)]
+        time.sleep(1.5)
+        for engine in engines:
+            engine.kill()
+        for answer in waiting:
+            try:
+                status, _ = answer.result(timeout=60)
+            except (OSError, ValueError):  # the server has gone, which is an answer too
+                continue
+            assert status >= 500, status

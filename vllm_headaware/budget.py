@@ -1,0 +1,113 @@
+"""Budgets in tokens become windows of head classes, and windows become a ladder of tighter ones.
+
+Windows name what every class of a plan keeps of one request: a number of last tokens, or None for
+everything. A budget is the mean number of tokens a KV head holds of a long request; classes get it
+in the proportion of WEIGHTS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vllm_headaware.errors import HeadAwareError
+
+if TYPE_CHECKING:
+    from vllm_headaware.plan import HeadClass
+
+Windows = tuple[int | None, ...]
+"""Last tokens that each class of a plan keeps, in the plan's order; None keeps everything."""
+
+WEIGHTS = {"retrieval": 1.0, "induction": 0.36, "local": 0.16}
+"""Shares of a budget by class, relative to each other; a class that is not listed counts 1."""
+
+
+def held_tokens(head_class: HeadClass, window: int | None, longest: int) -> int:
+    """Tokens a KV head holds of a decoding request of `longest` tokens: sinks, window and what
+    rounding to blocks adds on average."""
+    if window is None:
+        return longest
+    block = head_class.block_tokens
+    return min(head_class.sink_blocks * block + window + block - 1, longest)
+
+
+def mean_tokens(classes: Sequence[HeadClass], windows: Windows, longest: int) -> float:
+    """held_tokens, mean over all KV heads."""
+    heads = sum(c.num_heads for c in classes)
+    held = (
+        c.num_heads * held_tokens(c, window, longest)
+        for c, window in zip(classes, windows, strict=True)
+    )
+    return sum(held) / heads
+
+
+def deal_budget(classes: Sequence[HeadClass], budget: int, longest: int) -> Windows:
+    """The widest windows, in the proportion of WEIGHTS, whose mean_tokens stay within a budget.
+
+    Args:
+        classes: with their sinks, block sizes and head counts; their windows are not read.
+        budget: tokens, mean over KV heads.
+        longest: tokens of the longest request; a class whose part reaches it keeps everything.
+
+    Raises:
+        HeadAwareError: sinks and one block for every head already take more than the budget.
+    """
+
+    def windows(part: int) -> Windows:
+        return tuple(_window(c, int(part * WEIGHTS.get(c.name, 1.0)), longest) for c in classes)
+
+    least = mean_tokens(classes, windows(0), longest)
+    if least > budget:
+        raise HeadAwareError(
+            f"a KV budget of {budget} tokens is less than the {math.ceil(least)} that sinks and one"
+            " block take; use a larger budget or a smaller --kv-sink"
+        )
+    low, high = 0, math.ceil(longest / min(WEIGHTS.values())) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if mean_tokens(classes, windows(middle), longest) <= budget:
+            low = middle
+        else:
+            high = middle
+    return windows(low)
+
+
+def make_ladder(classes: Sequence[HeadClass], windows: Windows, floor: float) -> list[Windows]:
+    """Windows that tighten step by step: the last class's down to its floor, then the next.
+
+    A step halves the window of one class, and is left out where it would free no block. Classes
+    that keep everything stay as they are.
+
+    Args:
+        windows: level 0.
+        floor: share (0 to 1) of a class's window that always stays.
+
+    Returns:
+        Level 0 and every tighter level, in order.
+    """
+    levels = [windows]
+    for index in reversed(range(len(classes))):
+        widest = windows[index]
+        if widest is None:
+            continue
+        least, tried, current = max(math.ceil(widest * floor), 1), widest, widest
+        while tried > least:
+            tried = max(-(-tried // 2), least)
+            if _steady(classes[index], tried) < _steady(classes[index], current):
+                current = tried
+                last = levels[-1]
+                levels.append((*last[:index], tried, *last[index + 1 :]))
+    return levels
+
+
+def _window(head_class: HeadClass, kept: int, longest: int) -> int | None:
+    """The window with which a head holds `kept` tokens."""
+    if kept >= longest:
+        return None
+    block = head_class.block_tokens
+    return max(kept - head_class.sink_blocks * block - block + 1, 1)
+
+
+def _steady(head_class: HeadClass, window: int) -> int:
+    return head_class.most_blocks(2**31, window)
