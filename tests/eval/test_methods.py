@@ -172,6 +172,13 @@ def test_h2o_within_its_budget_is_the_full_cache(model: Any, everything: ByRule)
     assert runner.generate(model, HeavyHitters(10, "float32", everything), ids, 8) != want
 
 
+def test_h2o_evicts_at_every_token_of_a_given_continuation(model: Any, everything: ByRule) -> None:
+    ids, method = prompt(90), HeavyHitters(10, "float32", everything)
+    written = runner.generate(model, method, ids, 14)
+    logprobs = continuation_logprobs(model, method, ids, written)
+    assert logprobs.argmax(-1).tolist() == written
+
+
 def test_methods_that_share_a_reading_get_what_each_gets_alone(
     model: Any, everything: ByRule, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,8 +40,9 @@ def _words_the_tiny_model_knows(request: pytest.FixtureRequest, monkeypatch: Any
 
 def quick(capsys: pytest.CaptureFixture[str], model: Path, *options: str) -> dict[str, Any]:
     tasks = "single_needle=300,multi_key=200"
-    argv = ["eval", "quick", str(model), "--json", "--tasks", tasks, "--samples", "2", *options]
-    assert main([*argv, "--texts", "1"]) == 0
+    argv = ["eval", "quick", str(model), "--json", "--tasks", tasks, "--samples", "2"]
+    argv += ["--texts", "1", "--kv-sink", "32", "--kv-window", "64"]
+    assert main([*argv, *options]) == 0
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
