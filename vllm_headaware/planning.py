@@ -32,8 +32,8 @@ def plan_model(
     """Find the profile a policy needs (measuring it if there is none) and make the plan.
 
     Raises:
-        HeadAwareError: an unusable profile, a KV dtype that cannot be served here, or heads that
-            cannot be dealt to the ranks.
+        HeadAwareError: an unusable profile, a model with layers that have windows of their own, a
+            KV dtype that cannot be served here, or heads that cannot be dealt to the ranks.
     """
     config = resolve_dtypes(config, geometry)
     profile = None
@@ -41,6 +41,7 @@ def plan_model(
         profile = find_profile(
             model_dir, config.head_profile, sink=config.sink, window=config.window
         )
+        _require_full_attention(model_dir)
     return make_plan(config, geometry, profile, tensor_parallel_size), profile
 
 
@@ -64,3 +65,23 @@ def resolve_dtypes(config: KVPolicyConfig, geometry: ModelGeometry) -> KVPolicyC
                 f" use auto or the model's own {geometry.kv_dtype}"
             )
     return dataclasses.replace(config, **changed) if config.active else config
+
+
+def native_dtypes(config: KVPolicyConfig) -> KVPolicyConfig:
+    """The same options with "auto" as where native kernels run, for machines that are not asked."""
+    names = ("retrieval_dtype", "induction_dtype", "local_dtype")
+    auto: dict[str, Any] = {n: NATIVE_DEFAULT for n in names if getattr(config, n) == AUTO}
+    return dataclasses.replace(config, **auto)
+
+
+def _require_full_attention(model_dir: Path) -> None:
+    """Such models can be profiled and evaluated, but not be served with a policy yet."""
+    from transformers import AutoConfig
+
+    from vllm_headaware.profile.probe import layer_windows
+
+    if any(layer_windows(AutoConfig.from_pretrained(model_dir))):
+        raise HeadAwareError(
+            f"{model_dir} has layers with a sliding window of their own, which no KV policy covers"
+            " yet; use --kv-policy full for it"
+        )

@@ -14,9 +14,10 @@ from tests.reference.hf import HFReference
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.eval import runner
 from vllm_headaware.eval.baselines import streamingllm_at, tokens_per_head
-from vllm_headaware.eval.methods import ByRule, HeavyHitters
+from vllm_headaware.eval.cache import StoredCache
+from vllm_headaware.eval.methods import ByRule, HeavyHitters, Method
 from vllm_headaware.geometry import read_geometry
-from vllm_headaware.kernels.reference import UNLIMITED, HeadRule
+from vllm_headaware.kernels.reference import UNLIMITED, HeadRule, stored
 from vllm_headaware.plan import BLOCK_QUANTUM, Plan, make_plan
 
 OPTIONS = KVPolicyConfig(
@@ -44,6 +45,18 @@ def prompt(num_tokens: int, seed: int = 5) -> list[int]:
     return torch.randint(8, 211, (num_tokens,), generator=generator).tolist()
 
 
+@pytest.fixture(scope="module")
+def everything(tiny_model: Path) -> ByRule:
+    return ByRule(make_plan(KVPolicyConfig("full"), read_geometry(tiny_model, "float32")))
+
+
+def continuation_logprobs(
+    model: Any, method: Method, ids: list[int], more: list[int]
+) -> torch.Tensor:
+    ((_, reading),) = runner.read(model, {"": method}, ids)
+    return runner.continuation_logprobs(model, method, reading, more)
+
+
 @pytest.mark.parametrize("num_tokens", [1, 97, 333])
 def test_a_plan_shows_what_its_rules_show(
     tiny_model: Path,
@@ -63,7 +76,7 @@ def test_a_plan_shows_what_its_rules_show(
     ids = prompt(num_tokens)
     expected = reference.greedy(ids, 9)
     assert runner.generate(model, ByRule(plan), ids, 9) == expected
-    got = runner.continuation_logprobs(model, ByRule(plan), ids, expected)
+    got = continuation_logprobs(model, ByRule(plan), ids, expected)
     want = reference.logprobs(ids + expected)[num_tokens - 1 : -1]
     torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
     if num_tokens > 300:
@@ -77,7 +90,7 @@ def test_quantised_classes_show(model: Any, tiny_model: Path) -> None:
     def logprobs(dtype: str) -> torch.Tensor:
         options = KVPolicyConfig("headaware", retrieval_share=1.0, retrieval_dtype=dtype)
         plan = make_plan(options, geometry, make_profile(tiny_model))
-        return runner.continuation_logprobs(model, ByRule(plan), ids, more)
+        return continuation_logprobs(model, ByRule(plan), ids, more)
 
     exact = logprobs("float32")
     error = {d: float((logprobs(d) - exact).abs().max()) for d in ("int8", "int4")}
@@ -105,11 +118,12 @@ def attend_by_hand(drawn: torch.Tensor, budget: int) -> set[int]:
     return latest | set(older[: budget - budget // 2])
 
 
-def test_h2o_keeps_heavy_hitters_and_the_latest() -> None:
+def test_h2o_keeps_heavy_hitters_and_the_latest(everything: ByRule) -> None:
     torch.manual_seed(0)
-    query, key, value = (torch.randn(1, heads, 30, 8) for heads in (4, 2, 2))
-    method = HeavyHitters(budget=9, dtype="float32")
-    method.attend(0, query, key, value, 1.0)
+    query, key = (torch.randn(1, heads, 30, 8) for heads in (4, 2))
+    method = HeavyHitters(9, "float32", everything)
+    for begin, end in ((0, 17), (17, 30)):
+        method.saw(0, query[:, :, begin:end], key[:, :, :end], 1.0)
     assert bool(method.held[0].all()), "the prompt is computed with everything visible"
     method.prompt_done()
     weights = (
@@ -122,11 +136,11 @@ def test_h2o_keeps_heavy_hitters_and_the_latest() -> None:
         assert set(method.held[0][head].nonzero().flatten().tolist()) == kept
 
 
-def test_h2o_never_shows_again_what_it_evicted() -> None:
+def test_h2o_never_shows_again_what_it_evicted(everything: ByRule) -> None:
     torch.manual_seed(1)
     key, value = torch.randn(1, 2, 60, 8), torch.randn(1, 2, 60, 8)
-    method = HeavyHitters(budget=7, dtype="float32")
-    method.attend(0, torch.randn(1, 4, 20, 8), key[:, :, :20], value[:, :, :20], 1.0)
+    method = HeavyHitters(7, "float32", everything)
+    method.saw(0, torch.randn(1, 4, 20, 8), key[:, :, :20], 1.0)
     method.prompt_done()
     drawn = method.drawn[0].clone()
     for length in range(21, 61):
@@ -149,14 +163,62 @@ def test_h2o_never_shows_again_what_it_evicted() -> None:
         assert bool(now[:, -3:].all())
 
 
-def test_h2o_within_its_budget_is_the_full_cache(model: Any, tiny_model: Path) -> None:
-    full = ByRule(make_plan(KVPolicyConfig("full"), read_geometry(tiny_model, "float32")))
+def test_h2o_within_its_budget_is_the_full_cache(model: Any, everything: ByRule) -> None:
     ids = prompt(90)
-    want = runner.generate(model, full, ids, 8)
-    method = HeavyHitters(budget=98, dtype="float32")
+    want = runner.generate(model, everything, ids, 8)
+    method = HeavyHitters(98, "float32", everything)
     assert runner.generate(model, method, ids, 8) == want
     assert runner.generate(model, method, ids, 8) == want, "a new request starts afresh"
-    assert runner.generate(model, HeavyHitters(10, "float32"), ids, 8) != want
+    assert runner.generate(model, HeavyHitters(10, "float32", everything), ids, 8) != want
+
+
+def test_h2o_evicts_at_every_token_of_a_given_continuation(model: Any, everything: ByRule) -> None:
+    ids, method = prompt(90), HeavyHitters(10, "float32", everything)
+    written = runner.generate(model, method, ids, 14)
+    logprobs = continuation_logprobs(model, method, ids, written)
+    assert logprobs.argmax(-1).tolist() == written
+
+
+def test_methods_that_share_a_reading_get_what_each_gets_alone(
+    model: Any, everything: ByRule, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "CHUNK", 50)
+    methods: dict[str, Method] = {
+        "full": everything,
+        "own": ByRule(plan),
+        "h2o": HeavyHitters(60, "int8", everything),
+    }
+    ids, more = prompt(170), prompt(20, seed=6)
+    alone = {n: continuation_logprobs(model, m, ids, more) for n, m in methods.items()}
+    steps: list[int] = []
+    step = runner._step
+
+    def counted(model: Any, cache: StoredCache, tokens: list[int], keep: int) -> torch.Tensor:
+        steps.append(len(tokens))
+        return step(model, cache, tokens, keep)
+
+    monkeypatch.setattr(runner, "_step", counted)
+    seen: list[str] = []
+    for name, reading in runner.read(model, methods, ids):
+        seen.append(name)
+        got = runner.continuation_logprobs(model, methods[name], reading, more)
+        torch.testing.assert_close(got, alone[name], atol=0, rtol=0)
+    assert seen == ["full", "h2o", "own"]
+    assert sum(n for n in steps if n in (50, 20)) == 2 * 170, "two readings, not three"
+
+
+def test_what_is_stored_is_rounded_once_and_moves_between_formats() -> None:
+    torch.manual_seed(2)
+    key, value = torch.randn(1, 2, 5, 32), torch.randn(1, 2, 5, 32)
+    cache = StoredCache([["float32", "int4"]])
+    cache.update(key[:, :, :3], value[:, :, :3], 0)
+    keys, values = cache.update(key[:, :, 3:], value[:, :, 3:], 0)
+    torch.testing.assert_close(keys[:, 0], key[:, 0], atol=0, rtol=0)
+    torch.testing.assert_close(values[:, 1], stored(value[:, 1], "int4"))
+    other = cache.copy_to([["int8", "float32"]])
+    torch.testing.assert_close(other.held(0)[0][:, 0], stored(key[:, 0], "int8"))
+    other.update(key, value, 0)
+    assert cache.held(0)[0].shape[2] == 5, "the copy grew alone"
 
 
 def test_a_baseline_never_needs_more_than_the_whole_request(plan: Plan) -> None:
@@ -181,6 +243,6 @@ def test_baselines_get_at_least_the_bytes_and_no_block_more(plan: Plan, num_toke
     assert dense == baseline.request_bytes(num_tokens)
 
 
-def test_h2o_refuses_a_budget_it_cannot_split() -> None:
+def test_h2o_refuses_a_budget_it_cannot_split(everything: ByRule) -> None:
     with pytest.raises(ValueError, match="at least 2 tokens per KV head, got 1"):
-        HeavyHitters(1, "float32")
+        HeavyHitters(1, "float32", everything)

@@ -13,8 +13,8 @@ from tests.engine.profiles import write_profile
 from tests.eval.tokenizer import WordTokenizer
 from vllm_headaware.cli.main import main
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.eval import text
-from vllm_headaware.eval.quick import METHODS
+from vllm_headaware.eval import measure, text
+from vllm_headaware.eval.quick import METHODS, summary
 from vllm_headaware.eval.text import held_out_text, text_windows
 
 
@@ -22,6 +22,11 @@ from vllm_headaware.eval.text import held_out_text, text_windows
 def model(tiny_model: Path) -> Path:
     write_profile(tiny_model)
     return tiny_model
+
+
+@pytest.fixture(autouse=True)
+def _no_runs_of_other_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +40,9 @@ def _words_the_tiny_model_knows(request: pytest.FixtureRequest, monkeypatch: Any
 
 def quick(capsys: pytest.CaptureFixture[str], model: Path, *options: str) -> dict[str, Any]:
     tasks = "single_needle=300,multi_key=200"
-    argv = ["eval", "quick", str(model), "--json", "--tasks", tasks, "--samples", "2", *options]
-    assert main([*argv, "--texts", "1"]) == 0
+    argv = ["eval", "quick", str(model), "--json", "--tasks", tasks, "--samples", "2"]
+    argv += ["--texts", "1", "--kv-sink", "32", "--kv-window", "64"]
+    assert main([*argv, *options]) == 0
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
@@ -63,9 +69,52 @@ def test_the_last_line_says_what_every_method_scored_at_equal_bytes(
 def test_heads_that_keep_everything_lose_nothing(
     model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = quick(capsys, model, "--kv-retrieval-share", "1.0")
+    report = quick(capsys, model, "--kv-retrieval-share", "1.0", "--kv-retrieval-dtype", "bfloat16")
     assert report["text"]["kl"]["headaware"] == pytest.approx(0, abs=1e-6)
     assert report["text"]["nll"]["headaware"] == pytest.approx(report["text"]["nll"]["full"])
+
+
+def test_finished_runs_are_not_run_again(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = quick(capsys, model)
+    runs: list[str] = []
+    read = measure.read
+
+    def counted(model: Any, methods: Any, prompt: Any) -> Any:
+        runs.extend(methods)
+        return read(model, methods, prompt)
+
+    monkeypatch.setattr(measure, "read", counted)
+    again = quick(capsys, model)
+    assert runs == []
+    for report in (first, again):
+        del report["seconds"]
+    assert again == first
+    quick(capsys, model, "--kv-window", "130")
+    assert runs.count("headaware") == 2 * 2 + 1
+    assert runs.count("full") == 1, "on text, since KL needs its logits; its answers are known"
+    runs.clear()
+    assert quick(capsys, model, "--fresh")["tasks"] == first["tasks"]
+    assert len(runs) == 2 * 2 * 4 + 4
+
+
+def test_a_baseline_that_is_ahead_is_named() -> None:
+    def result(full: float, own: float, streaming: float, h2o: float) -> dict[str, Any]:
+        scores = {"full": full, "headaware": own, "streamingllm": streaming, "h2o": h2o}
+        return {"scores": scores, "bytes": {"full": 300 * (1 + full), "headaware": 100}}
+
+    results = {
+        "a": result(1.0, 0.75, 0.8, 0.75),
+        "b": result(0.5, 0.5, 0.1, 0.6),
+        "c": result(0.4, 0.0, 0.3, 0.3),
+    }
+    report = summary(results)
+    assert report["baselines_ahead"] == {"streamingllm": ["a"], "h2o": ["b"]}
+    assert report["unable"] == ["c"]
+    assert report["relative"] == pytest.approx(1.25 / 1.5)
+    assert report["bytes_ratio"] == pytest.approx((600 + 450) / 200), "bytes of a and b"
+    assert results["a"]["relative"] == 0.75
 
 
 def test_refusals_are_one_line(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,9 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from vllm_headaware.profile.format import SCORES, HeadProfile, ProfiledModel
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"model_type": "llama"},
+    "mistral": {"model_type": "mistral", "sliding_window": None},
+    "qwen2": {"model_type": "qwen2"},
+    "qwen3": {"model_type": "qwen3", "head_dim": 16},
+    "phi3": {"model_type": "phi3", "pad_token_id": 0},
+    # Its middle layer has full attention; the others see 11 tokens.
+    "gemma3": {
+        "model_type": "gemma3_text",
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "sliding_window": 11,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+    "gemma2": {
+        "model_type": "gemma2",
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "layer_types": ["full_attention"] * 3,
+    },
+}
+"""What tells families apart, beside the sizes that make_model gives all of them."""
 
 HASH = "sha256:" + "5" * 64
 
@@ -35,12 +58,9 @@ def make_model(family: str, seed: int = 0) -> Any:
         "vocab_size": 101,
         "max_position_embeddings": 512,
     }
+    sizes |= FAMILIES[family]
     torch.manual_seed(seed)
-    model: Any
-    if family == "qwen2":
-        model = Qwen2ForCausalLM(Qwen2Config(**sizes))
-    else:
-        model = LlamaForCausalLM(LlamaConfig(**sizes))
+    model: Any = AutoModelForCausalLM.from_config(AutoConfig.for_model(**sizes))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() > 1:

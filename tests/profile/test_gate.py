@@ -7,8 +7,15 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tests.profile.profiles import make_model
+from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.profile.gate import gate_gradients, gate_scores, sink_window_mask
-from vllm_headaware.profile.probe import full_attention, last_logits, watch_attention
+from vllm_headaware.profile.induction import induction_scores
+from vllm_headaware.profile.probe import (
+    full_attention,
+    last_logits,
+    native_attention,
+    watch_attention,
+)
 
 SINK, WINDOW, LENGTH, ANSWER = 3, 7, 41, 5
 
@@ -31,7 +38,7 @@ def loss_with_gate(model, input_ids: torch.Tensor, at: tuple[int, int], alpha: f
     return float(cross_entropy(logits, input_ids[-ANSWER:]))
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3", "phi3"])
 def test_gradient_is_that_of_finite_differences(family: str) -> None:
     model = make_model(family)
     input_ids = torch.randint(101, (LENGTH,), generator=torch.Generator().manual_seed(7))
@@ -46,6 +53,31 @@ def test_gradient_is_that_of_finite_differences(family: str) -> None:
             expected = (losses[0] - losses[1]) / (2 * step)
             assert abs(expected) > 1e-3, "the test shows nothing if this head has no effect"
             assert float(gradients[layer, head]) == pytest.approx(expected, rel=2e-2, abs=2e-3)
+
+
+def test_only_layers_of_full_attention_are_scored_and_the_others_keep_their_window() -> None:
+    model = make_model("gemma3")
+    input_ids = torch.randint(101, (LENGTH,), generator=torch.Generator().manual_seed(7))
+    expected = model(input_ids[None]).logits[0, -ANSWER - 1 : -1].float()
+
+    def watch(layer, query, key, value, scale):
+        return native_attention(query, key, value, scale, (11, None, 11)[layer])
+
+    with watch_attention(model, watch):
+        got = last_logits(model, input_ids, ANSWER)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+    gradients = gate_gradients(model, input_ids, ANSWER, SINK, WINDOW)
+    assert gradients[[0, 2]].abs().max() == 0
+    assert gradients[1].abs().min() > 1e-4
+    windowless = induction_scores(model, 101, 20, torch.Generator().manual_seed(1))
+    assert windowless[[0, 2]].abs().max() == 0
+    assert windowless[1].min() > 0
+
+
+def test_models_that_cap_logits_are_not_probed() -> None:
+    with pytest.raises(HeadAwareError, match="caps its logits"):
+        gate_gradients(make_model("gemma2"), torch.arange(LENGTH), ANSWER, SINK, WINDOW)
 
 
 def test_nothing_is_lost_when_the_window_covers_everything() -> None:

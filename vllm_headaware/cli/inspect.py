@@ -21,6 +21,7 @@ EPILOG = """\
 examples:
   vllm-headaware inspect ./model
   vllm-headaware inspect profile.json --score induction --png heads.png
+  vllm-headaware inspect ./model --html report.html
 
 scores:
   gate       what an answer loses if the head sees only sinks and window; picks retrieval heads
@@ -44,6 +45,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("profile", help="profile file, or a model (folder or hub id) that has one")
     parser.add_argument("--score", choices=SCORES, default="gate")
     parser.add_argument("--png", type=Path, default=None, metavar="FILE", help="draw it instead")
+    parser.add_argument(
+        "--html", type=Path, default=None, metavar="FILE", help="write a report of all scores"
+    )
     parser.add_argument("--json", action="store_true", help="print scores and deciles as JSON")
 
 
@@ -64,6 +68,10 @@ def run(args: argparse.Namespace) -> int:
         except OSError as error:
             raise HeadAwareError(f"cannot write picture {args.png}: {error}") from error
         print(f"wrote {args.png}")
+    elif args.html:
+        from vllm_headaware.cli.profile import write_report
+
+        write_report(profile, args.html)
     elif args.json:
         print(json.dumps({"score": args.score, "scores": scores, "deciles": deciles}))
     else:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from vllm_headaware.errors import HeadAwareError
+
+if TYPE_CHECKING:
+    from vllm_headaware.profile.format import HeadProfile
 
 DESCRIPTION = """\
 Score every KV head of a model: how much an answer suffers when the head sees only sinks and a
@@ -18,6 +24,8 @@ EPILOG = """\
 examples:
   vllm-headaware profile ./model
   vllm-headaware profile ./model -o profile.json --samples 40 --lengths 800,1600 --seed 7
+  vllm-headaware profile ./model --html report.html
+  vllm-headaware profile ./model --from-duo attn_patterns/MODEL/lr=...   # gates that were trained
 """
 
 
@@ -41,6 +49,16 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sink", type=int, default=64, metavar="TOKENS")
     parser.add_argument("--window", type=int, default=256, metavar="TOKENS")
+    parser.add_argument(
+        "--from-duo",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="measure nothing: take the gates of a DuoAttention pattern",
+    )
+    parser.add_argument(
+        "--html", type=Path, default=None, metavar="FILE", help="also write a report"
+    )
     parser.add_argument("--json", action="store_true", help="print a summary as one JSON object")
 
 
@@ -50,10 +68,29 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         HeadAwareError: a model or option that cannot be profiled, or no place to write.
     """
-    from vllm_headaware.cli.plan import parse_lengths
-    from vllm_headaware.errors import HeadAwareError
     from vllm_headaware.profile.locate import keep_profile, profile_places
     from vllm_headaware.profile.model_hash import resolve_model_dir
+
+    model_dir = resolve_model_dir(args.model)
+    profile = imported(args, model_dir) if args.from_duo else measured(args, model_dir)
+    places = [args.output] if args.output else profile_places(model_dir, profile.model.hash)
+    path = keep_profile(profile, places)
+    if args.html:
+        write_report(profile, args.html)
+    summary = {
+        "profile": str(path),
+        "checksum": profile.checksum,
+        "method": profile.method,
+        "agreement": profile.agreement,
+        "seconds": profile.provenance.get("seconds"),
+    }
+    print(json.dumps(summary) if args.json else in_words(profile))
+    return 0
+
+
+def measured(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
+    """A new profile; see run()."""
+    from vllm_headaware.cli.plan import parse_lengths
     from vllm_headaware.profile.run import DEFAULT_LENGTHS, DEFAULT_SAMPLES, profile_model
 
     try:
@@ -63,8 +100,7 @@ def run(args: argparse.Namespace) -> int:
     samples = DEFAULT_SAMPLES if args.samples is None else args.samples
     if samples < 2:
         raise HeadAwareError(f"--samples must be at least 2 to measure agreement, got {samples}")
-    model_dir = resolve_model_dir(args.model)
-    profile = profile_model(
+    return profile_model(
         model_dir,
         sink=args.sink,
         window=args.window,
@@ -72,22 +108,39 @@ def run(args: argparse.Namespace) -> int:
         lengths=lengths,
         seed=args.seed,
     )
-    places = [args.output] if args.output else profile_places(model_dir, profile.model.hash)
-    path = keep_profile(profile, places)
-    summary = {
-        "profile": str(path),
-        "checksum": profile.checksum,
-        "method": profile.method,
-        "agreement": profile.agreement,
-        "seconds": profile.provenance["seconds"],
-    }
-    if args.json:
-        print(json.dumps(summary))
-    else:
-        halves = profile.agreement["split_half_spearman"]
-        print(
-            f"{profile.model.num_layers} layers x {profile.model.num_kv_heads} KV heads in"
-            f" {summary['seconds']} s; split-half agreement of the gate ranking"
-            f" {halves['gate']:.2f} (below 0.8: use more --samples)"
-        )
-    return 0
+
+
+def imported(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
+    """The profile that a DuoAttention pattern amounts to; see run()."""
+    from vllm_headaware.profile.duo import import_duo
+
+    if args.samples is not None or args.lengths:
+        raise HeadAwareError("--from-duo measures nothing; leave --samples and --lengths out")
+    return import_duo(args.from_duo, model_dir)
+
+
+def in_words(profile: HeadProfile) -> str:
+    """One line about a profile."""
+    shape = f"{profile.model.num_layers} layers x {profile.model.num_kv_heads} KV heads"
+    if "imported_from" in profile.method:
+        return f"{shape} with gates of {profile.method['imported_from']}"
+    halves = profile.agreement["split_half_spearman"]
+    return (
+        f"{shape} in {profile.provenance['seconds']} s; split-half agreement of the gate ranking"
+        f" {halves['gate']:.2f} (below 0.8: use more --samples)"
+    )
+
+
+def write_report(profile: HeadProfile, path: Path) -> None:
+    """Write the HTML report.
+
+    Raises:
+        HeadAwareError: the file cannot be written.
+    """
+    from vllm_headaware.profile.report import html
+
+    try:
+        path.write_text(html(profile), encoding="utf-8")
+    except OSError as error:
+        raise HeadAwareError(f"cannot write report {path}: {error}") from error
+    print(f"report written to {path}", file=sys.stderr, flush=True)

@@ -2,7 +2,8 @@
 
 A method is given every key and value that was ever computed and masks what it would not hold. So
 these numbers are about what a model still knows, not about memory; the bytes beside them are those
-that the plan of the same policy holds in the engine.
+that the plan of the same policy holds in the engine. What is held is rounded as its KV format
+rounds it (cache.py).
 """
 
 from __future__ import annotations
@@ -13,15 +14,43 @@ from typing import Protocol
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from vllm_headaware.kernels.reference import UNLIMITED, HeadRule, stored, visible
+from vllm_headaware.kernels.reference import UNLIMITED, HeadRule, visible
 from vllm_headaware.plan import HeadClass, Plan
 
 
 class Method(Protocol):
     """How the KV heads of one request attend; a new request starts with start()."""
 
+    @property
+    def reader(self) -> ByRule:
+        """What computes the prompt: the method itself, or one that several share."""
+        ...
+
+    @property
+    def formats(self) -> list[list[str]]:
+        """KV format of every [layer][KV head]."""
+        ...
+
+    @property
+    def by_position(self) -> bool:
+        """Whether what is visible depends on positions alone, not on how tokens are grouped."""
+        ...
+
     def start(self) -> None:
         """Forget the request before."""
+        ...
+
+    def saw(self, layer: int, query: torch.Tensor, key: torch.Tensor, scale: float) -> None:
+        """Look on while the reader computes a piece of the prompt.
+
+        Args:
+            query: [1, Hq, Q, D], the last Q of K positions.
+            key: [1, Hkv, K, D], of all positions.
+        """
+        ...
+
+    def prompt_done(self) -> None:
+        """The whole prompt has been computed; what follows is decoding."""
         ...
 
     def attend(
@@ -30,58 +59,89 @@ class Method(Protocol):
         """Attention of the newest tokens.
 
         Args:
-            query: [1, Hq, Q, D], the last Q of K positions.
-            key, value: [1, Hkv, K, D], of all positions.
+            query, key: as in saw().
+            value: [1, Hkv, K, D].
 
         Returns:
             [1, Hq, Q, D].
         """
         ...
 
-    def prompt_done(self) -> None:
-        """The whole prompt has been computed; what follows is decoding."""
-        ...
-
 
 class ByRule:
     """Every KV head sees what its class in a plan holds: all, or sinks and a window in blocks.
 
-    Quantised classes are simulated: keys and values become what their KV format would give back.
+    Args:
+        plan: of the layers that have no window of their own.
+        windows: of every layer of the model, in tokens; the plan's layers are those with None.
+            All layers are the plan's when left out.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.layers: list[list[tuple[HeadRule, str, list[int]]]] = []
-        for layer in range(plan.geometry.num_layers):
-            parts = zip(plan.classes, plan.heads(layer), strict=True)
-            self.layers.append(
-                [(rule_of(c), c.policy.dtype, list(heads)) for c, heads in parts if heads]
-            )
+    by_position = True
+
+    def __init__(self, plan: Plan, windows: Sequence[int | None] = ()) -> None:
+        geometry = plan.geometry
+        self.windows = tuple(windows) or (None,) * geometry.num_layers
+        self.formats: list[list[str]] = []
+        self.layers: list[list[tuple[HeadRule, list[int], list[int]]]] = []
+        everyone = list(range(geometry.num_kv_heads))
+        planned = iter(range(geometry.num_layers))
+        for window in self.windows:
+            if window is None:
+                layer = next(planned)
+                formats = [plan.classes[i].policy.dtype for i in plan.assignment[layer]]
+                both = zip(plan.classes, plan.heads(layer), strict=True)
+                parts = [(rule_of(c), list(heads)) for c, heads in both if heads]
+            else:
+                formats = [geometry.kv_dtype] * geometry.num_kv_heads
+                parts = [(HeadRule(0, window), everyone)]
+            self.formats.append(formats)
+            self.layers.append([(r, h, query_heads(h, geometry.group_size)) for r, h in parts])
+        self._masks: dict[HeadRule, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._shape = (0, 0)
+
+    @property
+    def reader(self) -> ByRule:
+        return self
 
     def start(self) -> None:
         """Nothing is remembered."""
 
-    def prompt_done(self) -> None:
+    def saw(self, layer: int, query: torch.Tensor, key: torch.Tensor, scale: float) -> None:
         """What a head sees depends on positions alone."""
+
+    def prompt_done(self) -> None:
+        """See saw()."""
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
         """See Method.attend; only keys that some query sees are read."""
-        num_queries, num_keys = query.shape[2], key.shape[2]
-        key_pos = torch.arange(num_keys)
         output = torch.empty_like(query)
-        for rule, dtype, heads in self.layers[layer]:
-            mask = visible(key_pos[num_keys - num_queries :], key_pos, rule)
-            seen = mask.any(0)
-            own = query_heads(heads, query.shape[1] // key.shape[1])
+        for rule, heads, own in self.layers[layer]:
+            mask, seen = self._mask(rule, query.shape[2], key.shape[2])
             output[:, own] = masked_attention(
                 query[:, own],
-                stored(key[:, heads][:, :, seen], dtype),
-                stored(value[:, heads][:, :, seen], dtype),
-                mask[:, seen],
+                key[:, heads].index_select(2, seen),
+                value[:, heads].index_select(2, seen),
+                mask,
                 scale,
             )
         return output
+
+    def _mask(
+        self, rule: HeadRule, num_queries: int, num_keys: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which keys some query sees, int64 [S], and who sees which, bool [Q, S]."""
+        # All layers ask for the same few masks.
+        if self._shape != (num_queries, num_keys):
+            self._shape, self._masks = (num_queries, num_keys), {}
+        if rule not in self._masks:
+            key_pos = torch.arange(num_keys)
+            mask = visible(key_pos[num_keys - num_queries :], key_pos, rule)
+            seen = mask.any(0).nonzero().flatten()
+            self._masks[rule] = mask[:, seen], seen
+        return self._masks[rule]
 
 
 class HeavyHitters:
@@ -94,12 +154,19 @@ class HeavyHitters:
     Args:
         budget: tokens each KV head keeps, at least 2.
         dtype: KV format of what is kept.
+        reader: computes the prompt; sees everything.
     """
 
-    def __init__(self, budget: int, dtype: str) -> None:
+    by_position = False
+
+    def __init__(self, budget: int, dtype: str, reader: ByRule) -> None:
         if budget < 2:
             raise ValueError(f"h2o needs a budget of at least 2 tokens per KV head, got {budget}")
-        self.budget, self.dtype = budget, dtype
+        self.budget, self.reader = budget, reader
+        self.formats = [
+            [dtype] * len(row) if window is None else row
+            for row, window in zip(reader.formats, reader.windows, strict=True)
+        ]
         self.start()
 
     def start(self) -> None:
@@ -107,6 +174,20 @@ class HeavyHitters:
         self.evicting = False
         self.drawn: dict[int, torch.Tensor] = {}
         self.held: dict[int, torch.Tensor] = {}
+
+    def saw(self, layer: int, query: torch.Tensor, key: torch.Tensor, scale: float) -> None:
+        """Accumulate what every key drew."""
+        if self.reader.windows[layer] is not None:
+            return
+        self._grow(layer, key)
+        num_queries, num_keys = query.shape[2], key.shape[2]
+        position = torch.arange(num_keys)
+        later = position > position[num_keys - num_queries :, None]
+        for head, rows in enumerate(query[0].unflatten(0, (key.shape[1], -1))):
+            # One KV head at a time stays in the processor's cache.
+            logits = rows.float() @ (key[0, head].float().T * scale)
+            weights = logits.masked_fill_(later, float("-inf")).softmax(-1)
+            self.drawn[layer][head] += weights.sum((0, 1))
 
     def prompt_done(self) -> None:
         """Evict for the first time."""
@@ -118,26 +199,32 @@ class HeavyHitters:
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
         """See Method.attend."""
-        num_heads, num_queries, num_keys = key.shape[1], query.shape[2], key.shape[2]
-        new = num_keys - self.drawn[layer].shape[1] if layer in self.drawn else num_keys
-        no_draw = torch.zeros(num_heads, new)
-        all_held = torch.ones(num_heads, new, dtype=torch.bool)
-        drawn = torch.cat([self.drawn.get(layer, no_draw[:, :0]), no_draw], 1)
-        held = torch.cat([self.held.get(layer, all_held[:, :0]), all_held], 1)
-
+        if self.reader.windows[layer] is not None:
+            return self.reader.attend(layer, query, key, value, scale)
+        self._grow(layer, key)
+        num_queries, num_keys = query.shape[2], key.shape[2]
         position = torch.arange(num_keys)
         causal = position <= position[num_keys - num_queries :, None]
-        rows = query[0].unflatten(0, (num_heads, -1)).float()  # [Hkv, group, Q, D]
-        keys, values = stored(key[0], self.dtype), stored(value[0], self.dtype)
-        logits = rows @ keys.float().unsqueeze(1).transpose(-1, -2) * scale
-        logits.masked_fill_(~(causal & held[:, None])[:, None], float("-inf"))
+        rows = query[0].unflatten(0, (key.shape[1], -1)).float()  # [Hkv, group, Q, D]
+        logits = rows @ key[0].float().unsqueeze(1).transpose(-1, -2) * scale
+        logits.masked_fill_(~(causal & self.held[layer][:, None])[:, None], float("-inf"))
         weights = logits.softmax(-1)
-        self.drawn[layer] = drawn + weights.sum((1, 2))
-        self.held[layer] = held
+        self.drawn[layer] += weights.sum((1, 2))
         if self.evicting:
             self._evict(layer)
-        output = weights @ values.float().unsqueeze(1)
+        output = weights @ value[0].float().unsqueeze(1)
         return output.flatten(0, 1)[None].to(query.dtype)
+
+    def _grow(self, layer: int, key: torch.Tensor) -> None:
+        """Room for keys that came since; they have drawn nothing and are held."""
+        num_heads, num_keys = key.shape[1:3]
+        if layer not in self.drawn:
+            self.drawn[layer] = torch.zeros(num_heads, 0)
+            self.held[layer] = torch.ones(num_heads, 0, dtype=torch.bool)
+        new = num_keys - self.drawn[layer].shape[1]
+        self.drawn[layer] = torch.cat([self.drawn[layer], torch.zeros(num_heads, new)], 1)
+        more = torch.ones(num_heads, new, dtype=torch.bool)
+        self.held[layer] = torch.cat([self.held[layer], more], 1)
 
     def _evict(self, layer: int) -> None:
         held, drawn = self.held[layer], self.drawn[layer]

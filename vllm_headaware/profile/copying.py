@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from vllm_headaware.profile.probe import (
-    full_attention,
     last_logits,
+    layer_windows,
     max_over_group,
+    native_attention,
     row_attention,
     watch_attention,
 )
@@ -31,8 +32,9 @@ def copy_scores(
         num_answer_tokens: how many of the last tokens are the answer.
 
     Returns:
-        float32 [num_layers, num_kv_heads], or None for a sample that does not count: the secret is
-        not found token by token on both sides, or the model does not write it.
+        float32 [num_layers, num_kv_heads], 0 in layers that see only a window of their own; or None
+        for a sample that does not count: the secret is not found token by token on both sides, or
+        the model does not write it.
     """
     ids = input_ids.tolist()
     split = len(ids) - num_answer_tokens
@@ -42,14 +44,17 @@ def copy_scores(
     rows = torch.arange(split + target - 1, split + target - 1 + len(needle))
     wanted = torch.arange(source, source + len(needle))
     scores: dict[int, torch.Tensor] = {}
+    windows = layer_windows(model.config)
 
     def watch(
         layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        strongest = row_attention(query, key, rows, scale).argmax(-1)
-        hits = (strongest == wanted).float().mean(-1)
-        scores[layer] = max_over_group(hits, key.shape[1])
-        return full_attention(query, key, value, scale)
+        scores[layer] = torch.zeros(key.shape[1])
+        if windows[layer] is None:
+            strongest = row_attention(query, key, rows, scale).argmax(-1)
+            hits = (strongest == wanted).float().mean(-1)
+            scores[layer] = max_over_group(hits, key.shape[1])
+        return native_attention(query, key, value, scale, windows[layer])
 
     with watch_attention(model, watch), torch.no_grad():
         logits = last_logits(model, input_ids, num_answer_tokens)

@@ -12,7 +12,13 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from vllm_headaware.profile.probe import full_attention, last_logits, watch_attention
+from vllm_headaware.profile.probe import (
+    full_attention,
+    last_logits,
+    layer_windows,
+    native_attention,
+    watch_attention,
+)
 
 
 def gate_gradients(
@@ -27,16 +33,20 @@ def gate_gradients(
         sink, window: what a closed gate would leave visible, in tokens.
 
     Returns:
-        float32 [num_layers, num_kv_heads]; negative where closing the gate would raise the loss.
+        float32 [num_layers, num_kv_heads]; negative where closing the gate would raise the loss, 0
+        in layers that see only a window of their own.
     """
     length = input_ids.shape[0]
     visible = sink_window_mask(length, sink, window)
+    windows = layer_windows(model.config)
     gates: dict[int, torch.Tensor] = {}
 
     def gated(
         layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        full = full_attention(query, key, value, scale)
+        full = native_attention(query, key, value, scale, windows[layer])
+        if windows[layer] is not None:
+            return full
         with torch.no_grad():
             local = full_attention(query, key, value, scale, visible)
             difference = (full - local).unflatten(1, (key.shape[1], -1))
@@ -50,8 +60,12 @@ def gate_gradients(
     with watch_attention(model, gated), torch.enable_grad(), one_thread:
         logits = last_logits(model, input_ids, num_answer_tokens)
         cross_entropy(logits, input_ids[length - num_answer_tokens :]).backward()
-    gradients = [gates[layer].grad for layer in sorted(gates)]
-    return torch.stack([g.flatten() for g in gradients if g is not None]).float()
+    heads = next(iter(gates.values())).shape[0]
+    gradients = torch.zeros(len(windows), heads)
+    for layer, gate in gates.items():
+        if gate.grad is not None:
+            gradients[layer] = gate.grad.flatten()
+    return gradients
 
 
 def sink_window_mask(length: int, sink: int, window: int) -> torch.Tensor:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from vllm_headaware.profile.probe import (
-    full_attention,
+    layer_windows,
     max_over_group,
+    native_attention,
     row_attention,
     watch_attention,
 )
@@ -27,21 +28,24 @@ def induction_scores(
         length: tokens of the random sequence, before it is repeated.
 
     Returns:
-        float32 [num_layers, num_kv_heads], 0 to 1.
+        float32 [num_layers, num_kv_heads], 0 to 1; 0 in layers that see only a window of their own.
     """
     once = torch.randint(vocab_size, (length,), generator=generator)
     input_ids = torch.cat([once, once])
     rows = torch.arange(length, 2 * length - 1)
     followers = (rows - length + 1)[None, :, None]
     scores: dict[int, torch.Tensor] = {}
+    windows = layer_windows(model.config)
 
     def watch(
         layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        attention = row_attention(query, key, rows, scale)
-        matched = attention.gather(-1, followers.expand(attention.shape[0], -1, 1))
-        scores[layer] = max_over_group(matched.mean(dim=(1, 2)), key.shape[1])
-        return full_attention(query, key, value, scale)
+        scores[layer] = torch.zeros(key.shape[1])
+        if windows[layer] is None:
+            attention = row_attention(query, key, rows, scale)
+            matched = attention.gather(-1, followers.expand(attention.shape[0], -1, 1))
+            scores[layer] = max_over_group(matched.mean(dim=(1, 2)), key.shape[1])
+        return native_attention(query, key, value, scale, windows[layer])
 
     with watch_attention(model, watch), torch.no_grad():
         model(input_ids[None], use_cache=False)

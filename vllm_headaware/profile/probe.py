@@ -10,6 +10,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from vllm_headaware.errors import HeadAwareError
+
 NAME = "vllm_headaware_probe"
 
 Watcher = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -23,7 +25,12 @@ def watch_attention(model: Any, watcher: Watcher) -> Iterator[None]:
 
     Works for any decoder whose attention goes through transformers' attention interface. The
     watcher does causal attention itself; batch size is 1 and there is no padding.
+
+    Raises:
+        HeadAwareError: while the model runs, if it caps logits or has windows other than its
+            configuration says: nothing here would compute what the model computes.
     """
+    windows = layer_windows(model.config)
 
     def attend(
         module: Any,
@@ -34,6 +41,12 @@ def watch_attention(model: Any, watcher: Watcher) -> Iterator[None]:
         scaling: float | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
+        if kwargs.get("softcap") or kwargs.get("sliding_window") != windows[module.layer_idx]:
+            raise HeadAwareError(
+                f"layer {module.layer_idx} caps its logits or has the window"
+                f" {kwargs.get('sliding_window')} where the configuration says"
+                f" {windows[module.layer_idx]}; such a model cannot be probed"
+            )
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         output = watcher(module.layer_idx, query, key, value, scale)
         return output.transpose(1, 2).contiguous(), None
@@ -57,7 +70,7 @@ def full_attention(
     """Attention with grouped KV heads, causal or under a mask; shapes as in Watcher.
 
     Args:
-        visible: bool [T, T] (query, key), or None for causal.
+        visible: bool [Q, K] (query, key), or None for causal with Q = K.
     """
     # Repeated heads reach the fused kernel; grouped ones take the slow path on a CPU.
     group = query.shape[1] // key.shape[1]
@@ -65,6 +78,43 @@ def full_attention(
     return scaled_dot_product_attention(
         query, key, value, attn_mask=visible, is_causal=visible is None, scale=scale
     )
+
+
+def layer_windows(config: Any) -> list[int | None]:
+    """Window, in tokens, that each layer of a model has by itself; None where it sees everything.
+
+    Args:
+        config: a transformers configuration.
+    """
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    window = getattr(config, "sliding_window", None)
+    layers = getattr(config, "num_hidden_layers", 1)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        kinds = ["sliding_attention" if window else "full_attention"] * layers
+    return [window if kind == "sliding_attention" else None for kind in kinds]
+
+
+def native_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    window: int | None,
+) -> torch.Tensor:
+    """What the model itself does: causal, or the last `window` tokens, the query's own included.
+
+    The queries are the last positions; shapes as in Watcher, query and key lengths may differ.
+    """
+    num_queries, num_keys = query.shape[2], key.shape[2]
+    if num_queries == num_keys and (window is None or num_keys <= window):
+        return full_attention(query, key, value, scale)
+    key_pos = torch.arange(num_keys)
+    query_pos = key_pos[num_keys - num_queries :, None]
+    visible = key_pos <= query_pos
+    if window is not None:
+        visible &= key_pos > query_pos - window
+    return full_attention(query, key, value, scale, visible)
 
 
 def row_attention(

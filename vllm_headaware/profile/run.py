@@ -22,6 +22,7 @@ from vllm_headaware.profile.format import HeadProfile, ProfiledModel
 from vllm_headaware.profile.gate import gate_gradients, gate_scores
 from vllm_headaware.profile.induction import induction_scores
 from vllm_headaware.profile.model_hash import model_hash
+from vllm_headaware.profile.probe import layer_windows
 
 DEFAULT_LENGTHS = (600, 900, 1400)
 DEFAULT_SAMPLES = 21
@@ -110,6 +111,8 @@ def profile_model(
     }
     scores = {name: values.mean(0) for name, values in per_sample.items()}
     config = model.config.get_text_config()
+    # Layers with a window of their own score 0 in every sample: that is no agreement.
+    scored = [layer for layer, window in enumerate(layer_windows(config)) if window is None]
     return HeadProfile(
         model=ProfiledModel(
             name=folder.resolve().name,
@@ -130,9 +133,11 @@ def profile_model(
             "seed": seed,
         },
         agreement={
-            "split_half_spearman": {n: round(split_half(v), 4) for n, v in per_sample.items()},
+            "split_half_spearman": {
+                n: round(split_half(v[:, scored]), 4) for n, v in per_sample.items()
+            },
             "between_methods_spearman": {
-                f"{a}-{b}": round(spearman(scores[a], scores[b]), 4)
+                f"{a}-{b}": round(spearman(scores[a][scored], scores[b][scored]), 4)
                 for a, b in (("gate", "copy"), ("gate", "induction"), ("copy", "induction"))
             },
         },
@@ -168,11 +173,14 @@ def load_model(folder: Path) -> tuple[Any, Any]:
 def _require_plain_attention(config: Any, length: int) -> None:
     """Refuse what the probe would not reproduce, so that no wrong score is ever written."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or getattr(config, "sliding_window", None):
+    odd = sorted(kinds - {"full_attention", "sliding_attention"})
+    if "sliding_attention" in kinds and not getattr(config, "sliding_window", None):
+        odd.append("sliding_attention without a window")
+    if odd or None not in layer_windows(config):
         raise HeadAwareError(
-            "the model has layers that are not full causal attention"
-            f" ({', '.join(sorted(kinds - {'full_attention'})) or 'sliding window'}), which cannot"
-            " be profiled; use --kv-policy full for it"
+            "the model has no layers of full causal attention, or layers that are neither that nor"
+            f" a sliding window ({', '.join(odd) or 'sliding window'}), and cannot be profiled; use"
+            " --kv-policy full for it"
         )
     if getattr(config, "attn_logit_softcapping", None):
         raise HeadAwareError(

@@ -1,0 +1,50 @@
+"""A Hugging Face KV cache that gives back what its KV formats would."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from vllm_headaware.kernels.reference import stored
+
+
+class StoredCache(DynamicCache):
+    """Keys and values are rounded once, when they are written, as the engine's blocks round them.
+
+    Args:
+        formats: KV format of every [layer][KV head], names of kernels/formats.py.
+    """
+
+    def __init__(self, formats: Sequence[Sequence[str]]) -> None:
+        super().__init__()
+        self.formats = formats
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write K and V [1, Hkv, T, D] of new tokens; returns those of all tokens so far."""
+        formats = self.formats[layer_idx]
+        key, value = (_rounded(states, formats) for states in (key_states, value_states))
+        return super().update(key, value, layer_idx, *args)
+
+    def held(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V [1, Hkv, T, D] of all tokens so far."""
+        own: Any = self.layers[layer]
+        return own.keys, own.values
+
+    def copy_to(self, formats: Sequence[Sequence[str]]) -> StoredCache:
+        """The same tokens in other formats, as if moved there; this cache is unchanged."""
+        other = StoredCache(formats)
+        for layer in range(len(self.layers)):
+            other.update(*self.held(layer), layer)
+        return other
+
+
+def _rounded(states: torch.Tensor, formats: Sequence[str]) -> torch.Tensor:
+    if len(set(formats)) == 1:
+        return stored(states.float(), formats[0]).to(states.dtype)
+    heads = [stored(states[:, h].float(), f) for h, f in enumerate(formats)]
+    return torch.stack(heads, 1).to(states.dtype)
