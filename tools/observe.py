@@ -40,7 +40,8 @@ from monitoring.queries import QUERIES, outside_grafana  # noqa: E402
 from monitoring.scalers import scaler_queries  # noqa: E402
 
 SCRAPE_LIMIT_SECONDS = 0.05
-IDLE_SECONDS = 6.0
+SETTLE_SECONDS, IDLE_SECONDS = 4.0, 6.0
+"""First Chromium starts, on the same cores; then nothing happens."""
 
 
 def scrape_seconds(prometheus: Prometheus, start: float, end: float) -> dict[str, float]:
@@ -111,6 +112,7 @@ def observe(model: str, scenario: Scenario, folder: Path) -> dict[str, Any]:
         ) as prometheus,
         LivePageCheck(server.url, folder) as page,
     ):
+        time.sleep(SETTLE_SECONDS)
         idle_start = time.time()
         time.sleep(IDLE_SECONDS)
         start = time.time()
