@@ -31,8 +31,9 @@ def simulate(model: Any, prompt: list[int], block: int, sinks: int, budget: int)
         sinks, budget: blocks that always stay, and blocks kept in all; half of these are the
             latest.
     """
-    cache, mass, gone = DynamicCache(), torch.zeros(4096), set()
-    ids, tokens = list(prompt), []
+    cache, mass = DynamicCache(), torch.zeros(4096)
+    gone: set[int] = set()
+    ids, tokens = list(prompt), list[int]()
     while len(tokens) < NEW:
         length = len(prompt) + len(tokens)
         position = torch.arange(length)
