@@ -134,13 +134,13 @@ def decode_speed(engine: SteppedEngine, batch: int, context: int, steps: int) ->
     prefill_seconds = time.monotonic() - start
 
     seconds: list[float] = []
-    held = engine.held_blocks
     for _ in range(total_steps):
         before, start = done, time.perf_counter()
         done = engine.step()
         seconds.append(time.perf_counter() - start)
         if {name: count - before[name] for name, count in done.items()} != dict.fromkeys(names, 1):
             raise RuntimeError(f"not a pure decode step of {batch}: {before} then {done}")
+    held = engine.held_blocks  # all decode: no chunk of a prompt is in flight any more
     engine.abort(names)
     seconds = seconds[DECODE_WARM_UP_STEPS:]
     median = statistics.median(seconds)
