@@ -299,6 +299,47 @@ CAPACITY = Dashboard(
             "short",
             {"tokens": "tokens"},
         ),
+        Panel(
+            "Room for new requests",
+            "Bytes that no running request will need before it ends. A request starts only if it"
+            " fits in here at its full length.",
+            "timeseries",
+            "bytes",
+            {"unpromised": "promised to nobody", "free": "free now"},
+        ),
+        Panel(
+            "Budget level of new requests",
+            "0: windows as planned. It rises when memory runs low and falls when there is room; at"
+            " the floor further requests wait. The fullest engine.",
+            "timeseries",
+            "short",
+            {"budget_level": "level", "budget_floor": "floor"},
+        ),
+        Panel(
+            "Windows of new requests",
+            "Last tokens that a head of each class keeps at the present level. Running requests keep"
+            " what they started with. Classes that keep everything are not shown.",
+            "timeseries",
+            "short",
+            {"budget_windows": "{{head_class}}"},
+        ),
+        Panel(
+            "Changes of the budget level",
+            "Levels per second. Both directions at once for long: the pool is at its limit.",
+            "timeseries",
+            "short",
+            {"budget_changes": "{{direction}}"},
+        ),
+        Panel(
+            "Tokens per KV head, by the plan",
+            "Mean over all heads for a request of the longest length: achieved, and asked for with"
+            " --kv-budget (0: windows were asked for).",
+            "stat",
+            "short",
+            {"budget_achieved": "achieved", "budget_asked": "asked"},
+            width=24,
+            height=4,
+        ),
     ),
 )
 

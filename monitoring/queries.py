@@ -83,6 +83,14 @@ QUERIES = {
         f"{_sum('kv_free_bytes')} / ({_sum('kv_used_bytes')} / ({_sum('kv_tokens')} > 0))"
     ),
     "tokens": _sum("kv_tokens"),
+    # Budgets
+    "unpromised": _sum("kv_unpromised_bytes"),
+    "budget_level": f"max(vllm_headaware_budget_level{{{SELECTOR}}})",
+    "budget_floor": f"max(vllm_headaware_budget_level_max{{{SELECTOR}}})",
+    "budget_windows": (f"min by (head_class) (vllm_headaware_budget_window_tokens{{{SELECTOR}}})"),
+    "budget_changes": _rate("budget_changes_total", "direction"),
+    "budget_achieved": f"max(vllm_headaware_budget_achieved_tokens{{{SELECTOR}}})",
+    "budget_asked": f"max(vllm_headaware_budget_asked_tokens{{{SELECTOR}}})",
     "request_bytes_p50": _quantile(0.5, "request_kv_bytes"),
     "request_bytes_p95": _quantile(0.95, "request_kv_bytes"),
     "request_bytes_mean": (
