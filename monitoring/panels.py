@@ -317,8 +317,8 @@ CAPACITY = Dashboard(
         ),
         Panel(
             "Windows of new requests",
-            "Last tokens that a head of each class keeps at the present level. Running requests keep"
-            " what they started with. Classes that keep everything are not shown.",
+            "Last tokens that a head of each class keeps at the present level. Running requests"
+            " keep what they started with. Classes that keep everything are not shown.",
             "timeseries",
             "short",
             {"budget_windows": "{{head_class}}"},
