@@ -7,13 +7,13 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 from load_scenario import Scenario
+from polling import Poller
 
 SAMPLE_SECONDS = 0.5
 TIMEOUT_SECONDS = 900
@@ -96,32 +96,19 @@ def check_completed(completed: int, scenario: Scenario, log: Path) -> None:
         raise BenchError(f"{failed} of {scenario.requests} requests failed; see {log}")
 
 
-class PoolWatcher:
+class PoolWatcher(Poller):
     """Reads vllm:kv_cache_usage_perc in a thread of its own; use as a context manager."""
 
     def __init__(self, url: str) -> None:
+        super().__init__(SAMPLE_SECONDS)
         self.url = url
         self.samples: list[list[float]] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> PoolWatcher:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        start = time.monotonic()
-        while not self._stop.wait(SAMPLE_SECONDS):
-            try:
-                with urllib.request.urlopen(self.url + "/metrics", timeout=30) as response:
-                    text = response.read().decode()
-            except OSError:
-                continue
-            self.samples.append([time.monotonic() - start, pool_use(text)])
+    def look(self) -> None:
+        """Take one sample: seconds since the start, and the share of the pool in use."""
+        with urllib.request.urlopen(self.url + "/metrics", timeout=30) as response:
+            text = response.read().decode()
+        self.samples.append([time.monotonic() - self.started, pool_use(text)])
 
 
 def pool_use(metrics: str) -> float:

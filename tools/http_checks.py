@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from metrics_text import metric_values
 from openai import OpenAI
 from progress import say
 from server import SERVED_NAME, Server
@@ -188,9 +188,3 @@ def expect(true: bool, otherwise: str) -> None:
     """Raise CheckError, unless it is true."""
     if not true:
         raise CheckError(otherwise)
-
-
-def metric_values(text: str, name: str) -> Iterable[float]:
-    """Values of all series of a metric in Prometheus text."""
-    for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, flags=re.MULTILINE):
-        yield float(value)

@@ -12,15 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 import statistics
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from metrics_text import metric_values
+from polling import Poller
 from progress import say
 from server import Server, ServerError, exit_on_sigterm
 from streaming import Answer, complete
@@ -52,36 +53,17 @@ def make_load(model: Path, total_tokens: int, seed: int) -> list[tuple[list[int]
     return load
 
 
-class Watcher:
-    """Polls a server while it works: the level of every request, and how many run at once."""
+class Watcher(Poller):
+    """Polls a server under a policy while it works: the level of every request."""
 
-    def __init__(self, server: Server, policy: bool) -> None:
-        self.server, self.policy = server, policy
+    def __init__(self, server: Server) -> None:
+        super().__init__(POLL_SECONDS)
+        self.server = server
         self.levels: dict[str, int] = {}
-        self.level = self.max_level = 0
-        self.preempted_above_floor = 0.0
-        self.floor = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.max_level = 0
 
-    def __enter__(self) -> Watcher:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(POLL_SECONDS if self.policy else 4 * POLL_SECONDS):
-            try:
-                self._look()
-            except OSError:
-                continue
-
-    def _look(self) -> None:
-        if not self.policy:
-            return
+    def look(self) -> None:
+        """Remember the levels of the requests that run now."""
         state = json.loads(self.server.get("/headaware/heads.json"))
         self.max_level = max(self.max_level, state["level"])
         for request in state["requests"]:
@@ -97,9 +79,7 @@ class Watcher:
 
 def metric(server: Server, name: str) -> float:
     """Sum of a metric's series."""
-    pattern = rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)$"
-    found = re.findall(pattern, server.get("/metrics"), flags=re.MULTILINE)
-    return sum(map(float, found))
+    return sum(metric_values(server.get("/metrics"), name))
 
 
 def measure(
@@ -119,7 +99,9 @@ def measure(
         complete(server.url, load[0][0][:32], 8, "warm-up")
         say(f"{name}: sending {len(load)} requests")
         start = time.monotonic()
-        with Watcher(server, policy) as watcher, ThreadPoolExecutor(len(load)) as clients:
+        watcher = Watcher(server)
+        watching = watcher if policy else nullcontext()
+        with watching, ThreadPoolExecutor(len(load)) as clients:
             try:
                 sent = []
                 for number, (prompt, new) in enumerate(load):

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
 
+from metrics_text import metric_values
 from progress import say
 from server import SERVED_NAME, Server, ServerError, exit_on_sigterm, free_port
 
@@ -65,24 +65,20 @@ def ask(url: str, prompt: str) -> str:
         return json.load(response)["choices"][0]["text"]
 
 
-def total(metrics: str, name: str) -> float:
-    """Sum over the series of a family in Prometheus text."""
-    found = re.findall(rf"^{re.escape(name)}\{{.*\}} (\S+)$", metrics, flags=re.MULTILINE)
-    return sum(map(float, found))
-
-
 def check(router: Server, servers: list[Server]) -> dict[str, Any]:
     """Send requests through the router; see the module's text for what it returns."""
     say(f"sending {REQUESTS} requests through the router")
     answers = [ask(router.url, f"Count from {n}: {n}, {n + 1},") for n in range(REQUESTS)]
     metrics = {server.url: server.get("/metrics") for server in servers}
-    answered = {u: int(total(text, "vllm:request_success_total")) for u, text in metrics.items()}
-    kv_bytes = {u: total(m, "vllm_headaware_request_kv_bytes_sum") for u, m in metrics.items()}
+    answered, kv_bytes = (
+        {url: sum(metric_values(text, name)) for url, text in metrics.items()}
+        for name in ("vllm:request_success_total", "vllm_headaware_request_kv_bytes_sum")
+    )
     shared = all(answered.values()) and sum(answered.values()) == REQUESTS
     return {
         "ok": shared and all(answers) and all(kv_bytes.values()),
         "requests": REQUESTS,
-        "answered": answered,
+        "answered": {url: int(count) for url, count in answered.items()},
         "kv_bytes": kv_bytes,
     }
 

@@ -17,7 +17,7 @@ import yaml
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.kernels.formats import FORMATS
 from vllm_headaware.policies import POLICIES
-from vllm_headaware.policies.base import AUTO
+from vllm_headaware.policies.base import AUTO, DTYPE_OPTIONS
 
 WHOLE_NUMBERS = {
     "sink": 0,
@@ -104,7 +104,7 @@ class KVPolicyConfig:
                 f"kv request_budget_max ({self.request_budget_max}) is less than"
                 f" request_budget_min ({self.request_budget_min})"
             )
-        for name in ("retrieval_dtype", "induction_dtype", "local_dtype"):
+        for name in DTYPE_OPTIONS:
             value = getattr(self, name)
             if value not in (AUTO, *FORMATS):
                 raise HeadAwareError(

@@ -15,7 +15,7 @@ from vllm_headaware.geometry import ModelGeometry
 from vllm_headaware.kernels.cpu.support import why_not_native
 from vllm_headaware.plan import Plan, make_plan
 from vllm_headaware.policies import POLICIES
-from vllm_headaware.policies.base import AUTO
+from vllm_headaware.policies.base import AUTO, DTYPE_OPTIONS
 from vllm_headaware.profile.format import HeadProfile
 from vllm_headaware.profile.locate import find_profile
 
@@ -55,7 +55,7 @@ def resolve_dtypes(config: KVPolicyConfig, geometry: ModelGeometry) -> KVPolicyC
     if config.policy == "h2o" and reason:
         raise HeadAwareError(f"--kv-policy h2o needs the native CPU kernels, but {reason}")
     changed: dict[str, Any] = {}
-    for name in ("retrieval_dtype", "induction_dtype", "local_dtype"):
+    for name in DTYPE_OPTIONS:
         asked = getattr(config, name)
         if asked == AUTO:
             changed[name] = geometry.kv_dtype if reason else NATIVE_DEFAULT
@@ -69,8 +69,7 @@ def resolve_dtypes(config: KVPolicyConfig, geometry: ModelGeometry) -> KVPolicyC
 
 def native_dtypes(config: KVPolicyConfig) -> KVPolicyConfig:
     """The same options with "auto" as where native kernels run, for machines that are not asked."""
-    names = ("retrieval_dtype", "induction_dtype", "local_dtype")
-    auto: dict[str, Any] = {n: NATIVE_DEFAULT for n in names if getattr(config, n) == AUTO}
+    auto: dict[str, Any] = {n: NATIVE_DEFAULT for n in DTYPE_OPTIONS if getattr(config, n) == AUTO}
     return dataclasses.replace(config, **auto)
 
 

@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import pytest
-from http_checks import metric_values
+from metrics_text import metric_values
 from smoke import judge
 
 HTTP = {"checks": {"chat": "ok", "completion": "ok"}}

@@ -40,7 +40,7 @@ def test_good_requests_are_in_time_for_both_limits() -> None:
 
 
 def test_levels_are_found_by_the_clients_name() -> None:
-    watcher = Watcher(server=None, policy=True)  # type: ignore[arg-type]
+    watcher = Watcher(server=None)  # type: ignore[arg-type]
     watcher.levels = {"cmpl-load001x-0-ab12": 2, "cmpl-load0010x-0-cd34": 1}
     assert watcher.level_of("load001x") == 2
     assert watcher.level_of("load002x") is None

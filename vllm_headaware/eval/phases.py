@@ -24,6 +24,7 @@ from vllm_headaware.eval.tasks import make_samples
 from vllm_headaware.eval.text import text_windows
 from vllm_headaware.plan import Plan, make_plan
 from vllm_headaware.planning import native_dtypes
+from vllm_headaware.policies.base import DTYPE_OPTIONS
 from vllm_headaware.profile.format import HeadProfile
 
 LENGTHS = (2000, 5000, 8000, 10000, 20000)
@@ -120,12 +121,11 @@ def budgets_work(subject: Subject) -> Work:
 def ablation_contenders(subject: Subject, num_tokens: int) -> dict[str, Contender]:
     """Phase 3: the policy put together part by part, and with each part taken away."""
     whole = native_dtypes(QUICK)
-    dtypes = ("retrieval_dtype", "induction_dtype", "local_dtype")
     target = subject.target
     geometry, profile = target.geometry, target.profile
 
     def plan(heads: HeadProfile = profile, dtype: str | None = None, **changes: Any) -> Plan:
-        stored = {name: dtype for name in dtypes if dtype}
+        stored = {name: dtype for name in DTYPE_OPTIONS if dtype}
         return make_plan(dataclasses.replace(whole, **{**changes, **stored}), geometry, heads)
 
     plans = {

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from vllm_headaware.profile.format import HeadProfile
 
 AUTO = "auto"
+DTYPE_OPTIONS = ("retrieval_dtype", "induction_dtype", "local_dtype")
+"""Options that name the KV format of a class."""
 
 HeadScores = Sequence[Sequence[float]]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.policies.base import HeadPolicy, HeadScores
+from vllm_headaware.policies.base import DTYPE_OPTIONS, HeadPolicy, HeadScores
 
 if TYPE_CHECKING:
     from vllm_headaware.config import KVPolicyConfig
@@ -31,7 +31,7 @@ class HeadAware:
     options: tuple[str, ...] = (
         *("head_profile", "retrieval_share", "induction_share"),
         *("sink", "window", "induction_window", "budget"),
-        *("retrieval_dtype", "induction_dtype", "local_dtype"),
+        *DTYPE_OPTIONS,
     )
 
     def classify(
