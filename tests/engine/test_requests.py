@@ -206,14 +206,28 @@ def test_a_client_that_is_killed_leaves_nothing(server: Server, prompts: list[li
 def test_z_an_engine_that_is_killed_is_an_error_of_http(
     server: Server, prompts: list[list[int]]
 ) -> None:
-    """The last test of this server: nobody may be left waiting for an answer."""
+    """The last test of this server: nobody may be left waiting for an answer.
+
+    The engine is stopped before it is killed, so that it cannot finish what it was asked.
+    """
     assert server._process is not None
     children = psutil.Process(server._process.pid).children(recursive=True)
     engines = [p for p in children if any("EngineCore" in word for word in p.cmdline())]
     assert len(engines) == 1, [p.cmdline() for p in children]
+    body = {"prompt": prompts[1], "max_tokens": 900, "ignore_eos": True, "stream": True}
+    client = subprocess.Popen(
+        [sys.executable, "-c", CLIENT, server.url, json.dumps({"model": SERVED_NAME, **body})],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert client.stdout is not None
+    assert client.stdout.readline().startswith("data: ")
+    engines[0].suspend()
     with ThreadPoolExecutor(4) as clients:
         waiting = [clients.submit(ask, server, prompts[1], max_tokens=570) for _ in range(4)]
-        time.sleep(0.3)
+        time.sleep(1)
+        assert not wait(waiting, timeout=0).done, "answered by a stopped engine"
         engines[0].kill()
         assert not wait(waiting, timeout=60).not_done, "a client is left waiting"
         for answer in waiting:
@@ -222,3 +236,5 @@ def test_z_an_engine_that_is_killed_is_an_error_of_http(
             except (OSError, ValueError, HTTPException):  # the server has gone: an answer too
                 continue
             assert status >= 500, status
+    streamed, _ = client.communicate(timeout=60)
+    assert "[DONE]" not in streamed or '"error"' in streamed, streamed[-500:]

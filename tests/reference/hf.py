@@ -28,6 +28,8 @@ class HFReference:
         model_dir: a Hugging Face model folder.
         rules: [num_layers][num_kv_heads]; everything unlimited when left out. May be set again.
         dtype: of weights and activations.
+        noise: disturb what attention puts out, so as to see what an error of that size may change:
+            standard deviation, as a share of a row's mean magnitude; drawn anew at every call.
     """
 
     def __init__(
@@ -35,11 +37,14 @@ class HFReference:
         model_dir: str | Path,
         rules: HeadRules | None = None,
         dtype: torch.dtype = torch.float32,
+        noise: float = 0.0,
     ) -> None:
         model = AutoModelForCausalLM.from_pretrained(
             model_dir, dtype=dtype, attn_implementation=NAME
         )
         self.model = model.eval()
+        for layer in self.model.model.layers:
+            layer.self_attn.reference_noise = noise
         self.rules = rules if rules is not None else self._unlimited()
 
     @property
@@ -96,13 +101,18 @@ def _attention(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' form: [batch, heads, tokens, size] in, [batch, tokens, heads, size] out."""
-    out = [
-        attention(
-            q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), module.head_rules, scaling
-        )
-        for q, k, v in zip(query, key, value, strict=True)
-    ]
-    return torch.stack(out), None
+    rows = torch.stack(
+        [
+            attention(
+                q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), module.head_rules, scaling
+            )
+            for q, k, v in zip(query, key, value, strict=True)
+        ]
+    )
+    if module.reference_noise:
+        size = module.reference_noise * rows.abs().mean(-1, keepdim=True)
+        rows = rows + size * torch.randn_like(rows)
+    return rows, None
 
 
 AttentionInterface.register(NAME, _attention)

@@ -23,7 +23,7 @@ constexpr int PANEL_TILES = 8;        // tiles whose scores are kept before the 
 constexpr int PANEL = PANEL_TILES * GRANULE;
 constexpr int FETCH_BYTES = 8192;     // how far ahead of use memory is asked for
 constexpr int MAX_ROWS = 64;          // rows of one item
-constexpr int FEW_ROWS = 8;           // with more rows, make floats of a tile first
+constexpr int FEW_ROWS = 8;           // with more rows, make floats of a 16-bit tile first
 constexpr int MAX_HEAD = 512;
 constexpr float LOG2E = 1.4426950408889634f;
 constexpr float NEVER = -std::numeric_limits<float>::infinity();
@@ -192,8 +192,8 @@ struct Softmax {
 struct Queries {
   alignas(64) float rows[MAX_ROWS * MAX_HEAD];
   float sums[MAX_ROWS];
-  Narrow<MAX_HEAD, false> narrow[FEW_ROWS];
-  int32_t narrow_sums[FEW_ROWS];
+  Narrow<MAX_HEAD, false> narrow[MAX_ROWS];
+  int32_t narrow_sums[MAX_ROWS];
   alignas(64) mutable float unpacked[MAX_HEAD * GRANULE];
 };
 
@@ -272,24 +272,19 @@ struct Head {
     if constexpr (F::quantised) {
       vf scale[NV], low[NV];
       key_scales(r, tile, scale, low);
-      if (rows <= FEW_ROWS) {
-        const uint8_t* quads = r.key_tile(tile);
-        quad_dots<F, false>(
-            q.narrow, rows, {&quads, &next, 1, 0, F::quad_bytes, D / 4},
-            [&](int i, const int32_t* sums) {
-              for (int j = 0; j < NV; ++j) {
-                vi x = *reinterpret_cast<const vi_loose*>(sums + j * W);
-                vf dot = __builtin_convertvector(x - F::key_offset * q.narrow_sums[i], vf);
-                dot *= q.narrow[i].step * scale[j];
-                if constexpr (Region<F>::has_low()) dot += low[j] * q.sums[i];
-                store(scores + i * PANEL + j * W, dot);
-              }
-            });
-        return;
-      }
-      for (int k = 0; k < D; ++k)
-        for (int j = 0; j < NV; ++j)
-          store(q.unpacked + k * GRANULE + j * W, r.read_keys(tile, k, j) * scale[j] + low[j]);
+      const uint8_t* quads = r.key_tile(tile);
+      quad_dots<F, false>(
+          q.narrow, rows, {&quads, &next, 1, 0, F::quad_bytes, D / 4},
+          [&](int i, const int32_t* sums) {
+            for (int j = 0; j < NV; ++j) {
+              vi x = *reinterpret_cast<const vi_loose*>(sums + j * W);
+              vf dot = __builtin_convertvector(x - F::key_offset * q.narrow_sums[i], vf);
+              dot *= q.narrow[i].step * scale[j];
+              if constexpr (Region<F>::has_low()) dot += low[j] * q.sums[i];
+              store(scores + i * PANEL + j * W, dot);
+            }
+          });
+      return;
     } else if (!std::is_same_v<F, Float32> && rows > FEW_ROWS) {
       for (int k = 0; k < D; ++k)
         for (int j = 0; j < NV; ++j) store(q.unpacked + k * GRANULE + j * W, r.read_keys(tile, k, j));
@@ -334,7 +329,7 @@ struct Head {
       next[i] = tiles.after(panel, count + i, count);
       quad_step = 4 * r.row_bytes();
     }
-    static thread_local Narrow<PANEL, true> narrow[FEW_ROWS];
+    static thread_local Narrow<PANEL, true> narrow[MAX_ROWS];
     for (int i = 0; i < rows; ++i) {
       float* w = weights + i * PANEL;
       vf lows = {};
@@ -366,13 +361,7 @@ struct Head {
   void accumulate(const Region<F>& r, int tile, int count, const Queries& q, const float* weights,
                   int rows, float* out, const uint8_t* next) const {
     const int D = layer.head_size, first = tile * GRANULE;
-    if constexpr (F::quantised) {
-      alignas(64) float scale[GRANULE], low[GRANULE];
-      value_scales(r, first, count, scale, low);
-      for (int t = 0; t < count; ++t)
-        for (int i = 0; i < D; i += W)
-          store(q.unpacked + t * D + i, r.read_values(first + t, i) * scale[t] + low[t]);
-    } else if (!std::is_same_v<F, Float32> && rows > FEW_ROWS) {
+    if (!std::is_same_v<F, Float32> && rows > FEW_ROWS) {
       for (int t = 0; t < count; ++t)
         for (int i = 0; i < D; i += W) store(q.unpacked + t * D + i, r.read_values(first + t, i));
     } else {
@@ -426,11 +415,10 @@ struct Head {
       float sum = 0;
       for (int k = 0; k < D; ++k) sum += row[k] *= layer.scale * LOG2E;
       q.sums[i] = sum;
-      if constexpr (F::quantised)
-        if (rows <= FEW_ROWS) {
-          q.narrow[i].set(row, D);
-          q.narrow_sums[i] = q.narrow[i].sum(D);
-        }
+      if constexpr (F::quantised) {
+        q.narrow[i].set(row, D);
+        q.narrow_sums[i] = q.narrow[i].sum(D);
+      }
       state[i] = {NEVER, 0};
     }
     std::memset(out, 0, sizeof(float) * rows * D);
@@ -450,16 +438,15 @@ struct Head {
           sum_tiles(scores + i * PANEL, count, keep, mass + i * LONG_RANGE_TILES,
                     panel - item.tile_begin);
       }
-      if constexpr (F::quantised)
-        if (rows <= FEW_ROWS) {
-          accumulate_narrow(item, visible, panel, count, last, scores, rows, out, tiles);
-          continue;
+      if constexpr (F::quantised) {
+        accumulate_narrow(item, visible, panel, count, last, scores, rows, out, tiles);
+      } else {
+        for (int i = 0; i < count; ++i) {
+          const int token = visible.tile(panel + i) * GRANULE;
+          accumulate(region(item.request, token), token % c.block_tokens / GRANULE,
+                     std::min(GRANULE, last + 1 - token), q, scores + i * GRANULE, rows, out,
+                     tiles.after(panel, count + i, count));
         }
-      for (int i = 0; i < count; ++i) {
-        const int token = visible.tile(panel + i) * GRANULE;
-        accumulate(region(item.request, token), token % c.block_tokens / GRANULE,
-                   std::min(GRANULE, last + 1 - token), q, scores + i * GRANULE, rows, out,
-                   tiles.after(panel, count + i, count));
       }
     }
   }

@@ -68,13 +68,6 @@ struct Int8 {
   static constexpr int lowest = -127, highest = 127;
   static constexpr int key_offset = 128;
 
-  // Stored integers of W lanes, lane j * W on, element k of each.
-  template <bool is_value>
-  static vf read(const uint8_t* quad, int k, int j) {
-    vi x = *reinterpret_cast<const vi_loose*>(quad + 4 * W * j);
-    x = is_value ? (x << (24 - 8 * k)) >> 24 : ((x >> 8 * k) & 255) - key_offset;
-    return __builtin_convertvector(x, vf);
-  }
   template <bool is_value>
   static void write(uint8_t* quad, int lane, int k, int q) {
     quad[lane * 4 + k] = uint8_t(is_value ? q : q + key_offset);
@@ -89,12 +82,6 @@ struct Int4 {
   static constexpr int lowest = 0, highest = 15;
   static constexpr int key_offset = 0;
 
-  template <bool is_value>
-  static vf read(const uint8_t* quad, int k, int j) {
-    const int lane = j * W;
-    vi x = *reinterpret_cast<const vi_loose*>(quad + 4 * (lane % 16));
-    return __builtin_convertvector((x >> (8 * k + (lane < 16 ? 0 : 4))) & 15, vf);
-  }
   template <bool is_value>
   static void write(uint8_t* quad, int lane, int k, int q) {
     uint8_t& byte = quad[lane % 16 * 4 + k];
@@ -149,22 +136,14 @@ struct Region {
     else
       F::write(values() + token * row_bytes() + i / GRANULE * F::granule_bytes, i % GRANULE, x);
   }
-  // Stored numbers of W tokens' channel i, from token `tile * 32 + j * W` on.
+  // Unquantised only. Numbers of W tokens' channel i, from token `tile * 32 + j * W` on.
   vf read_keys(int tile, int i, int j) const {
-    if constexpr (F::quantised)
-      return F::template read<false>(key_tile(tile) + i / 4 * F::quad_bytes, i % 4, j);
-    else
-      return F::read(key_tile(tile) + i * F::granule_bytes, j);
+    return F::read(key_tile(tile) + i * F::granule_bytes, j);
   }
-  // Stored numbers of W channels of a token, from channel i on.
+  // Unquantised only. Numbers of W channels of a token, from channel i on.
   vf read_values(int token, int i) const {
-    if constexpr (F::quantised)
-      return F::template read<true>(
-          values() + token / 4 * 4 * row_bytes() + i / GRANULE * F::quad_bytes, token % 4,
-          i % GRANULE / W);
-    else
-      return F::read(values() + token * row_bytes() + i / GRANULE * F::granule_bytes,
-                     i % GRANULE / W);
+    return F::read(values() + token * row_bytes() + i / GRANULE * F::granule_bytes,
+                   i % GRANULE / W);
   }
 };
 
