@@ -3,8 +3,10 @@
     python tools/overload.py --model DIR
 
 The demand is --demand times the tokens that stock's pool can hold. Afterwards some of the policy's
-completed requests are sent again, alone and pinned to the level they had: their tokens must be the
-same. The last line is one JSON object. Exit status: 0 when every claim holds, else 1.
+completed requests are sent again, alone and pinned to the level they had. Their tokens must be the
+same, up to a place where the plain-torch reference of the rule finds both as likely, undisturbed or
+disturbed by what the kernels may be off. The last line is one JSON object. Exit status: 0 when
+every claim holds, else 1.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +30,22 @@ from progress import say
 from server import Server, ServerError, exit_on_sigterm
 from streaming import Answer, complete
 
+from vllm_headaware.budget import make_ladder
+from vllm_headaware.config import KVPolicyConfig
+from vllm_headaware.geometry import read_geometry
+from vllm_headaware.plan import Plan
+from vllm_headaware.planning import plan_model
+
 DEMO = Path(__file__).resolve().parent.parent / ".cache" / "models" / "SmolLM2-135M-Instruct"
 STOCK_BLOCK_TOKENS = 128
 MAX_MODEL_LEN = 2560
 PROMPT_TOKENS = (64, 1500)
 NEW_TOKENS = (256, 1024)
 TIE = 0.02
-"""Two tokens are a tie when their log probabilities differ by less. float32 sums depend on the
+"""A token is as likely as another when its log probability lags by less. float32 sums depend on the
 batch, and a key or value half way between two steps of int8 is then rounded the other way."""
+DISTURBED = 8
+"""How often the reference is asked again, disturbed, before it calls a token wrong."""
 POLL_SECONDS = 0.25
 
 
@@ -160,40 +172,87 @@ def replay(
     ]
     by_level = sorted(known, key=lambda pair: (-pair[0], pair[1]))
     sample = by_level[:: max(len(by_level) // args.replays, 1)][: args.replays]
-    wrong = ties = checked = 0
-    margins = [0.0]
+    checked, parted = 0, []
     for level, number in sample:
         prompt, new = load[number]
         again = complete(server.url, prompt, new, f"replay{number:03d}x", {"kv_level": level})
         if again.error:
             raise ServerError(f"a replay failed: {again.error}")
-        verdict = compare(answers[number], again)
-        checked += verdict[1]
-        wrong += verdict[0] == "wrong"
-        ties += verdict[0] == "tie"
-        margins.append(verdict[2])
-        say(f"replay of request {number} at level {level}: {verdict}")
+        first, second = answers[number].tokens, again.tokens
+        same = same_tokens(first, second)
+        checked += min(same + 1, new)
+        if same < new:
+            parted.append(Parted(level, [*prompt, *first[:same]], (first[same], second[same])))
+        say(f"replay of request {number} at level {level}: {same} of {new} tokens are the same")
     return {
         "requests_replayed": len(sample),
         "levels_replayed": sorted({level for level, _ in sample}),
         "tokens_checked": checked,
-        "wrong": wrong,
-        "ties": ties,
-        "largest_margin_where_parted": max(margins),
+        "parted": parted,
     }
 
 
-def compare(first: Answer, again: Answer) -> tuple[str, int, float]:
-    """ "same", "tie" or "wrong"; how many tokens were compared; and by how much log probability the
-    better token led where they parted.
+@dataclass(frozen=True)
+class Parted:
+    """Where a request and its replay went different ways.
 
-    Greedy tokens may part where two are equally likely; after that the texts are different ones.
+    Attributes:
+        level: of both.
+        prefix: token ids that both had, the prompt first.
+        tokens: what each of them wrote next.
     """
-    for at, (a, b) in enumerate(zip(first.tokens, again.tokens, strict=True)):
-        if a != b:
-            lead = max(first.margins[at], again.margins[at])
-            return ("tie" if lead < TIE else "wrong"), at + 1, lead
-    return "same", len(first.tokens), 0.0
+
+    level: int
+    prefix: list[int]
+    tokens: tuple[int, int]
+
+
+def same_tokens(first: list[int], second: list[int]) -> int:
+    """How many tokens two answers share from their beginning on."""
+    pairs = enumerate(zip(first, second, strict=True))
+    return next((at for at, (a, b) in pairs if a != b), len(first))
+
+
+def judge(parted: list[Parted], lags: Callable[[Parted, bool], Sequence[float]]) -> dict[str, Any]:
+    """Which partings were ties in the eyes of the reference.
+
+    Args:
+        parted: of all replays.
+        lags: of both tokens of a parting; the reference is disturbed where the second argument
+            says so.
+    """
+    worst = []
+    for number, parting in enumerate(parted):
+        best = list(lags(parting, False))
+        for _ in range(DISTURBED):
+            if max(best) < TIE:
+                break
+            best = [min(pair) for pair in zip(best, lags(parting, True), strict=True)]
+        worst.append(max(best))
+        say(f"parting {number + 1} of {len(parted)}: the reference's lag is {worst[-1]:.4f}")
+    return {
+        "ties": sum(lag < TIE for lag in worst),
+        "wrong": sum(lag >= TIE for lag in worst),
+        "largest_lag_where_parted": max(worst, default=0.0),
+    }
+
+
+def reference_lags(model: Path, plan: Plan) -> Callable[[Parted, bool], Sequence[float]]:
+    """What judge() asks, answered by the reference of a plan at the level of each parting."""
+    import torch
+    from hf_reference import KERNEL_NOISE, HFReference, rules_of
+
+    torch.manual_seed(0)
+    ladder = make_ladder(plan.classes, plan.windows, KVPolicyConfig("headaware").floor)
+    references = [HFReference(model, noise=noise) for noise in (0.0, KERNEL_NOISE)]
+
+    def lags(parting: Parted, disturbed: bool) -> Sequence[float]:
+        reference = references[disturbed]
+        reference.rules = rules_of(plan, ladder[parting.level])
+        last = reference.logprobs(parting.prefix)[-1]
+        return [float(last.max() - last[token]) for token in parting.tokens]
+
+    return lags
 
 
 def idle_bytes(server: Server) -> float:
@@ -204,16 +263,10 @@ def idle_bytes(server: Server) -> float:
     return held
 
 
-def pool_blocks(model: Path, policy: str, memory: int) -> tuple[int, int, int]:
-    """Blocks of the policy's and of stock's pool in the same memory, and tokens of stock's."""
-    from vllm_headaware.config import KVPolicyConfig
-    from vllm_headaware.geometry import read_geometry
-    from vllm_headaware.planning import plan_model
-
+def make_plan(model: Path, policy: str) -> Plan:
+    """What the server will make of its flags."""
     geometry = read_geometry(model, "float32", MAX_MODEL_LEN)
-    plan, _ = plan_model(KVPolicyConfig(policy), geometry, model)
-    stock = memory // plan.dense_bytes(STOCK_BLOCK_TOKENS)
-    return memory // plan.block_bytes, stock, stock * STOCK_BLOCK_TOKENS
+    return plan_model(KVPolicyConfig(policy), geometry, model)[0]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -234,7 +287,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--serve-args", nargs="*", default=["--enforce-eager"])
     args = parser.parse_args(argv)
     exit_on_sigterm()
-    ours, stock, capacity = pool_blocks(args.model, args.kv_policy, args.memory * 2**20)
+    plan, memory = make_plan(args.model, args.kv_policy), args.memory * 2**20
+    ours, stock = memory // plan.block_bytes, memory // plan.dense_bytes(STOCK_BLOCK_TOKENS)
+    capacity = stock * STOCK_BLOCK_TOKENS
     load = make_load(args.model, int(args.demand * capacity), args.seed)
     tokens = sum(len(prompt) + new for prompt, new in load)
     say(f"{len(load)} requests of {tokens} tokens; stock's pool holds {capacity}")
@@ -246,6 +301,8 @@ def main(argv: list[str] | None = None) -> int:
     except ServerError as error:
         print(f"overload: error: {error}", file=sys.stderr)
         return 2
+    parted = measured["policy"].pop("parted")
+    measured["policy"] |= judge(parted, reference_lags(args.model, plan))
     result = conclude(measured, tokens / capacity, args)
     print(json.dumps(result), flush=True)
     return 0 if result["ok"] else 1
@@ -276,6 +333,7 @@ def conclude(
         "throughput_ratio": ours["tokens_per_second"] / stock["tokens_per_second"],
         "ttft_p95_ratio": ours["ttft_p95"] / stock["ttft_p95"],
         "tokens_checked": ours["tokens_checked"],
+        "ties": ours["ties"],
         "wrong": ours["wrong"],
         "measured": measured,
         "claims": claims,

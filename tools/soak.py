@@ -21,7 +21,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from overload import DEMO, MAX_MODEL_LEN, idle_bytes, metric, pool_blocks
+from overload import DEMO, MAX_MODEL_LEN, idle_bytes, make_plan, metric
 from progress import say
 from server import SERVED_NAME, Server, exit_on_sigterm
 
@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path(".cache/soak"))
     args = parser.parse_args(argv)
     exit_on_sigterm()
-    blocks, _, _ = pool_blocks(args.model, "headaware", args.memory * 2**20)
+    blocks = args.memory * 2**20 // make_plan(args.model, "headaware").block_bytes
     serve_args = [
         *("--kv-policy", "headaware", "--kv-floor", "0.25", "--enforce-eager"),
         *("--max-model-len", str(MAX_MODEL_LEN), "--max-num-batched-tokens", "512"),

@@ -24,7 +24,6 @@ class Answer:
         sent: monotonic seconds at which it was sent.
         tokens: token ids.
         times: monotonic seconds at which the tokens came, one per token.
-        margins: log probability of each token less that of the runner-up.
         error: what went wrong; None where nothing did.
     """
 
@@ -32,7 +31,6 @@ class Answer:
     sent: float
     tokens: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
-    margins: list[float] = field(default_factory=list)
     error: str | None = None
 
     @property
@@ -61,7 +59,6 @@ def complete(
         "temperature": 0,
         "ignore_eos": True,
         "stream": True,
-        "logprobs": 2,
         "return_token_ids": True,
         **({"vllm_xargs": vllm_xargs} if vllm_xargs else {}),
     }
@@ -93,6 +90,3 @@ def _read(line: str, answer: Answer) -> None:
         new = choice.get("token_ids") or []
         answer.tokens += new
         answer.times += [time.monotonic()] * len(new)
-        for likely in (choice.get("logprobs") or {}).get("top_logprobs") or []:
-            best = sorted(likely.values(), reverse=True)
-            answer.margins.append(best[0] - best[1] if len(best) > 1 else 0.0)

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from hf_reference import HFReference, rules_of
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.engine.conftest import POLICY, make_prompts
 from tests.engine.profiles import write_profile
 from tests.engine.scenario import run_scenario
-from tests.engine.test_invariants import rules_of
-from tests.reference.hf import HFReference
 from vllm_headaware.plan import Plan
 from vllm_headaware.vllm_compat.conflicts import ARCHITECTURES
 

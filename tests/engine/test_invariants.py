@@ -11,27 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from hf_reference import KERNEL_NOISE, HFReference, rules_of
 
 from tests.engine.conftest import POLICY
 from tests.engine.scenario import run_scenario
-from tests.reference.hf import HFReference
-from vllm_headaware.budget import Windows
-from vllm_headaware.kernels.reference import HeadRule
 from vllm_headaware.plan import Plan
 
 pytestmark = pytest.mark.engine
-
-KERNEL_NOISE = 3e-4
-"""A third of the largest error tests/kernels allows for int8."""
-
-
-def rules_of(plan: Plan, windows: Windows | None = None) -> list[list[HeadRule]]:
-    """The rule for every [layer][KV head]: the plan's, or that of a request with own windows."""
-    by_class = [
-        HeadRule(c.policy.sink, window, c.block_tokens, c.policy.dtype)
-        for c, window in zip(plan.classes, windows or plan.windows, strict=True)
-    ]
-    return [[by_class[index] for index in row] for row in plan.assignment]
 
 
 def test_1_without_the_flag_nothing_changes(
@@ -89,12 +75,8 @@ def test_3_quantised_output_is_the_reference_of_the_formats(
         references += [HFReference(model, rules_of(plan), noise=KERNEL_NOISE)] * 16
     for index, prompt in enumerate(prompts):
         tokens = report["tokens"][f"0/{index}"]
-        lags = []
-        for reference in references:
-            logprobs = reference.logprobs([*prompt, *tokens])[len(prompt) - 1 : -1]
-            chosen = logprobs.gather(1, torch.tensor(tokens)[:, None])[:, 0]
-            lags.append(logprobs.amax(1) - chosen)
-        assert torch.stack(lags).amin(0).max() < 0.02, f"prompt of {len(prompt)} tokens"
+        lags = torch.stack([reference.lags(prompt, tokens) for reference in references])
+        assert lags.amin(0).max() < 0.02, f"prompt of {len(prompt)} tokens"
     for index, again in enumerate((len(prompts) - 2, len(prompts) - 1)):
         assert report["cached"][f"1/{index}"] > 0
         assert report["tokens"][f"1/{index}"] == report["tokens"][f"0/{again}"]

@@ -10,10 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 from tests.engine.profiles import make_profile, write_profile
+from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.profile.locate import FILE_NAME
 from vllm_headaware.vllm_compat.conflicts import CONFLICTS, as_markdown, refuse_conflicts
 
+POLICY, H2O = KVPolicyConfig("headaware"), KVPolicyConfig("h2o", budget=512)
 HEADAWARE = ("--kv-policy", "headaware")
 SERVABLE = {
     "device_config": SimpleNamespace(device_type="cpu"),
@@ -35,6 +37,7 @@ SERVABLE = {
         decode_context_parallel_size=1,
         prefill_context_parallel_size=1,
         use_ubatching=False,
+        tensor_parallel_size=1,
     ),
     "use_v2_model_runner": False,
 }
@@ -57,6 +60,7 @@ CHANGES = {
     "--pipeline-parallel-size above 1": ("parallel_config.pipeline_parallel_size", 2),
     "context parallelism": ("parallel_config.decode_context_parallel_size", 2),
     "dual-batch overlap (ubatching)": ("parallel_config.use_ubatching", True),
+    "h2o with --tensor-parallel-size above 1": ("parallel_config.tensor_parallel_size", 2),
     "model runner V2": ("use_v2_model_runner", True),
 }
 
@@ -75,13 +79,14 @@ def config_with(path: str = "", value: object = None) -> SimpleNamespace:
 
 
 def test_a_servable_config_passes() -> None:
-    refuse_conflicts(config_with())
+    refuse_conflicts(config_with(), H2O)
+    refuse_conflicts(config_with("parallel_config.tensor_parallel_size", 2), POLICY)
 
 
 @pytest.mark.parametrize("what", [c.what for c in CONFLICTS if "LAYOUT" not in c.what])
 def test_every_conflict_is_refused_by_name(what: str) -> None:
     with pytest.raises(HeadAwareError) as refused:
-        refuse_conflicts(config_with(*CHANGES[what]))
+        refuse_conflicts(config_with(*CHANGES[what]), H2O if what.startswith("h2o") else POLICY)
     assert f"does not support {what}" in str(refused.value)
     assert "--kv-policy full" in str(refused.value)
 
@@ -95,7 +100,7 @@ def test_the_matrix_is_documented() -> None:
 def test_a_foreign_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_KV_CACHE_LAYOUT", "LBNHC")
     with pytest.raises(HeadAwareError, match="VLLM_KV_CACHE_LAYOUT"):
-        refuse_conflicts(config_with())
+        refuse_conflicts(config_with(), POLICY)
 
 
 def serve(model: Path, *flags: str) -> tuple[int, str]:

@@ -16,11 +16,10 @@ from typing import Any
 
 import psutil
 import pytest
+from hf_reference import HFReference, rules_of
 from server import SERVED_NAME, Server
 
 from tests.engine.conftest import POLICY
-from tests.engine.test_invariants import rules_of
-from tests.reference.hf import HFReference
 from vllm_headaware.config import make_config
 from vllm_headaware.geometry import read_geometry
 from vllm_headaware.plan import Plan

@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import pytest
+from hf_reference import HFReference, rules_of
 
 from tests.engine.conftest import POLICY, make_prompts
 from tests.engine.profiles import write_profile
 from tests.engine.scenario import run_scenario
 from tests.engine.test_families import make_family_model
-from tests.engine.test_invariants import rules_of
-from tests.reference.hf import HFReference
 from vllm_headaware.kernels.cpu.support import why_not_native
 from vllm_headaware.plan import Plan
 

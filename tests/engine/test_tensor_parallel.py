@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hf_reference import HFReference, rules_of
 
 from tests.engine.conftest import POLICY
 from tests.engine.profiles import make_profile
 from tests.engine.ranks import generate_on_ranks
-from tests.engine.test_invariants import rules_of
-from tests.reference.hf import HFReference
 from vllm_headaware.plan import Plan
 
 pytestmark = pytest.mark.engine

@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from hf_reference import HFReference, rules_of
 
 from tests.engine.conftest import POLICY
 from tests.engine.scenario import run_scenario
-from tests.engine.test_invariants import rules_of
 from tests.engine.together import BEAM_TOKENS, BEAM_WIDTH, make_adapter, run_together
-from tests.reference.hf import HFReference
 from vllm_headaware.plan import Plan
 from vllm_headaware.vllm_compat.conflicts import SUPPORTED
 

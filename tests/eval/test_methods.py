@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from hf_reference import HFReference
 from transformers import AutoModelForCausalLM
 
 from tests.engine.profiles import make_profile
-from tests.reference.hf import HFReference
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.eval import runner
 from vllm_headaware.eval.baselines import streamingllm_at, tokens_per_head

@@ -4,25 +4,49 @@ import argparse
 from typing import Any
 
 import pytest
-from overload import TIE, Watcher, compare, conclude, summarise
+from overload import (
+    DISTURBED,
+    TIE,
+    Parted,
+    Watcher,
+    conclude,
+    judge,
+    same_tokens,
+    summarise,
+)
 from streaming import Answer, _read
 
 
 def answer(tokens: list[int], ttft: float = 1.0, step: float = 0.1, **kwargs: Any) -> Answer:
     """An answer sent at 0 whose tokens came one every `step` seconds."""
     times = [ttft + step * number for number in range(len(tokens))]
-    margins = kwargs.pop("margins", [1.0] * len(tokens))
-    return Answer("r", 0.0, tokens, times, margins, **kwargs)
+    return Answer("r", 0.0, tokens, times, **kwargs)
 
 
-def test_only_near_ties_are_forgiven() -> None:
-    assert compare(answer([1, 2, 3]), answer([1, 2, 3])) == ("same", 3, 0.0)
-    assert compare(answer([1, 2, 3]), answer([1, 9, 3])) == ("wrong", 2, 1.0)
-    tied = answer([1, 2, 3], margins=[1.0, TIE / 2, 1.0])
-    assert compare(tied, answer([1, 9, 4], margins=tied.margins)) == ("tie", 2, TIE / 2)
-    assert compare(tied, answer([1, 9, 4]))[0] == "wrong", "a tie for one is none"
-    late = answer([1, 2, 3], margins=[TIE / 2, 1.0, 1.0])
-    assert compare(late, answer([1, 9, 3])) == ("wrong", 2, 1.0), "the tie was elsewhere"
+def test_a_parting_is_a_tie_only_where_the_reference_finds_both_tokens_likely() -> None:
+    assert same_tokens([1, 2, 3], [1, 2, 3]) == 3
+    assert same_tokens([1, 2, 3], [1, 9, 3]) == 1
+    parting = Parted(0, [1], (2, 9))
+    asked = []
+
+    def lags(clean: list[float], disturbed: list[float]) -> dict[str, Any]:
+        def answer(_: Parted, is_disturbed: bool) -> list[float]:
+            asked.append(is_disturbed)
+            return disturbed if is_disturbed else clean
+
+        asked.clear()
+        return judge([parting], answer)
+
+    assert lags([0, TIE / 2], [9, 9]) == {
+        "ties": 1,
+        "wrong": 0,
+        "largest_lag_where_parted": TIE / 2,
+    }
+    assert asked == [False], "the undisturbed reference was asked for nothing more"
+    assert lags([0, 2 * TIE], [TIE, 0])["wrong"] == 0, "each was somewhere the first choice"
+    assert lags([0, 2 * TIE], [0, TIE])["wrong"] == 1
+    assert asked.count(True) == DISTURBED
+    assert judge([], lambda *_: []) == {"ties": 0, "wrong": 0, "largest_lag_where_parted": 0.0}
 
 
 def test_good_requests_are_in_time_for_both_limits() -> None:
@@ -50,13 +74,11 @@ def test_a_stream_is_read_token_by_token() -> None:
     got = Answer("r", 0.0)
     _read("", got)
     _read(
-        'data: {"choices": [{"token_ids": [5, 6], "logprobs":'
-        ' {"top_logprobs": [{"a": -0.1, "b": -2.1}, {"c": -1.0}]}}]}',
+        'data: {"choices": [{"token_ids": [5, 6]}]}',
         got,
     )
     _read("data: [DONE]", got)
     assert got.tokens == [5, 6]
-    assert got.margins == [pytest.approx(2.0), 0.0]
     assert len(got.times) == 2
     _read('data: {"error": {"message": "no"}}', got)
     assert got.error is not None
@@ -68,6 +90,7 @@ def test_every_claim_counts() -> None:
         "completed": 3,
         "failed": 0,
         "wrong": 0,
+        "ties": 0,
         "tokens_checked": 9,
         "preemptions": 0.0,
         "bytes_held_after": 0.0,

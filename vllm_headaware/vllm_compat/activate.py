@@ -6,7 +6,6 @@ import logging
 from typing import Any
 
 from vllm_headaware.config import KVPolicyConfig
-from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.geometry import ModelGeometry
 from vllm_headaware.plan import Plan
 from vllm_headaware.planning import plan_model
@@ -24,7 +23,7 @@ def activate(vllm_config: Any, config: KVPolicyConfig) -> None:
     Raises:
         HeadAwareError: a flag combination, model or profile that cannot be served.
     """
-    refuse_conflicts(vllm_config)
+    refuse_conflicts(vllm_config, config)
     geometry = engine_geometry(vllm_config)
     plan, profile = plan_model(
         config,
@@ -38,11 +37,6 @@ def activate(vllm_config: Any, config: KVPolicyConfig) -> None:
         budget_max=config.request_budget_max,
         full=config.request_full == "allow",
     )
-    if plan.policy == "h2o" and plan.tensor_parallel_size > 1:
-        raise HeadAwareError(
-            "--kv-policy h2o does not support --tensor-parallel-size above 1: scores are those of"
-            " one rank; use --kv-policy headaware"
-        )
     put_plan(vllm_config, plan, profile.checksum if profile else "", limits)
     logger.info(describe(plan))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_headaware.attention import SUPPORTED_DEVICES
+from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
 
 ARCHITECTURES = (
@@ -23,83 +24,84 @@ ARCHITECTURES = (
 
 @dataclass(frozen=True)
 class Conflict:
-    """One row: `holds(vllm_config)` says whether it applies; `what` and `do` make the sentence."""
+    """One row: `holds(vllm_config, config)` says whether it applies; `what` and `do` make the
+    sentence."""
 
     what: str
     do: str
-    holds: Callable[[Any], bool]
+    holds: Callable[[Any, KVPolicyConfig], bool]
 
 
 CONFLICTS = (
     Conflict(
         "this device",
         f"it runs on {', '.join(SUPPORTED_DEVICES)} for now",
-        lambda c: c.device_config.device_type not in SUPPORTED_DEVICES,
+        lambda c, _: c.device_config.device_type not in SUPPORTED_DEVICES,
     ),
     Conflict(
         "this model's architecture",
         f"it serves {', '.join(ARCHITECTURES)}",
-        lambda c: c.model_config.architecture not in ARCHITECTURES,
+        lambda c, _: c.model_config.architecture not in ARCHITECTURES,
     ),
     Conflict(
         "multi-head latent attention (MLA)",
         "serve this model without it",
-        lambda c: c.model_config.use_mla,
+        lambda c, _: c.model_config.use_mla,
     ),
     Conflict(
         "encoder-decoder models",
         "serve this model without it",
-        lambda c: c.model_config.is_encoder_decoder,
+        lambda c, _: c.model_config.is_encoder_decoder,
     ),
     Conflict(
         "pooling models",
         "it needs --runner generate",
-        lambda c: c.model_config.runner_type != "generate",
+        lambda c, _: c.model_config.runner_type != "generate",
     ),
     Conflict(
         "hybrid state-space or attention-free models",
         "serve this model without it",
-        lambda c: c.model_config.is_hybrid or c.model_config.is_attention_free,
+        lambda c, _: c.model_config.is_hybrid or c.model_config.is_attention_free,
     ),
     Conflict(
         "models with sliding-window layers",
         "serve this model without it",
-        lambda c: c.model_config.get_sliding_window() is not None,
+        lambda c, _: c.model_config.get_sliding_window() is not None,
     ),
     Conflict(
         "--kv-cache-dtype",
         "remove the flag; K and V are stored in the model's dtype",
-        lambda c: c.cache_config.cache_dtype != "auto",
+        lambda c, _: c.cache_config.cache_dtype != "auto",
     ),
     Conflict(
         "--speculative-config (n-gram drafts included)",
         "remove the flag",
-        lambda c: c.speculative_config is not None,
+        lambda c, _: c.speculative_config is not None,
     ),
     Conflict(
         "--kv-transfer-config",
         "remove the flag",
-        lambda c: c.kv_transfer_config is not None,
+        lambda c, _: c.kv_transfer_config is not None,
     ),
     Conflict(
         "--kv-offloading-size",
         "remove the flag",
-        lambda c: c.cache_config.kv_offloading_size is not None,
+        lambda c, _: c.cache_config.kv_offloading_size is not None,
     ),
     Conflict(
         "--disable-hybrid-kv-cache-manager",
         "remove the flag; head classes are KV-cache groups",
-        lambda c: bool(c.scheduler_config.disable_hybrid_kv_cache_manager),
+        lambda c, _: bool(c.scheduler_config.disable_hybrid_kv_cache_manager),
     ),
     Conflict(
         "--pipeline-parallel-size above 1",
         "use --tensor-parallel-size instead",
-        lambda c: c.parallel_config.pipeline_parallel_size > 1,
+        lambda c, _: c.parallel_config.pipeline_parallel_size > 1,
     ),
     Conflict(
         "context parallelism",
         "use --tensor-parallel-size instead",
-        lambda c: (
+        lambda c, _: (
             c.parallel_config.decode_context_parallel_size > 1
             or c.parallel_config.prefill_context_parallel_size > 1
         ),
@@ -107,17 +109,22 @@ CONFLICTS = (
     Conflict(
         "dual-batch overlap (ubatching)",
         "remove --enable-dbo and --ubatch-size",
-        lambda c: c.parallel_config.use_ubatching,
+        lambda c, _: c.parallel_config.use_ubatching,
+    ),
+    Conflict(
+        "h2o with --tensor-parallel-size above 1",
+        "scores are those of one rank; use --kv-policy headaware",
+        lambda c, config: config.policy == "h2o" and c.parallel_config.tensor_parallel_size > 1,
     ),
     Conflict(
         "model runner V2",
         "unset VLLM_USE_V2_MODEL_RUNNER",
-        lambda c: c.use_v2_model_runner,
+        lambda c, _: c.use_v2_model_runner,
     ),
     Conflict(
         "VLLM_KV_CACHE_LAYOUT other than BLHNC",
         "unset it",
-        lambda c: os.environ.get("VLLM_KV_CACHE_LAYOUT", "BLHNC") != "BLHNC",
+        lambda c, _: os.environ.get("VLLM_KV_CACHE_LAYOUT", "BLHNC") != "BLHNC",
     ),
 )
 
@@ -183,14 +190,14 @@ def as_markdown() -> str:
     )
 
 
-def refuse_conflicts(vllm_config: Any) -> None:
+def refuse_conflicts(vllm_config: Any, config: KVPolicyConfig) -> None:
     """Check every row.
 
     Raises:
         HeadAwareError: the first conflict found, and what to do about it.
     """
     for conflict in CONFLICTS:
-        if conflict.holds(vllm_config):
+        if conflict.holds(vllm_config, config):
             raise HeadAwareError(
                 f"--kv-policy does not support {conflict.what}: {conflict.do},"
                 " or use --kv-policy full"

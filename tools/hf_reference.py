@@ -13,12 +13,27 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, AutoModelForCausalLM, DynamicCache
 
+from vllm_headaware.budget import Windows
 from vllm_headaware.kernels.reference import UNLIMITED, HeadRule, attention
+from vllm_headaware.plan import Plan
 
 NAME = "vllm_headaware_reference"
 CHUNK = 512
 
 HeadRules = Sequence[Sequence[HeadRule]]
+
+KERNEL_NOISE = 3e-4
+"""`noise` of a model whose attention is off by what the int8 kernels may be: a third of the largest
+error that tests/kernels allows."""
+
+
+def rules_of(plan: Plan, windows: Windows | None = None) -> list[list[HeadRule]]:
+    """The rule of every [layer][KV head]: the plan's, or that of a request with own windows."""
+    by_class = [
+        HeadRule(c.policy.sink, window, c.block_tokens, c.policy.dtype)
+        for c, window in zip(plan.classes, windows or plan.windows, strict=True)
+    ]
+    return [[by_class[index] for index in row] for row in plan.assignment]
 
 
 class HFReference:
@@ -69,6 +84,19 @@ class HFReference:
     def logprobs(self, prompt_ids: Sequence[int]) -> torch.Tensor:
         """Log probabilities of what follows each position, float32 [num_tokens, vocab]."""
         return self._logits(prompt_ids, DynamicCache()).float().log_softmax(-1)
+
+    def lags(self, prompt_ids: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        """By how much log probability each token lags behind the best at its place.
+
+        Args:
+            prompt_ids: what comes before them.
+            tokens: one after the other; each is judged given those before it.
+
+        Returns:
+            float32 [len(tokens)], 0 where a token is the first choice.
+        """
+        logprobs = self.logprobs([*prompt_ids, *tokens])[len(prompt_ids) - 1 : -1]
+        return logprobs.amax(1) - logprobs.gather(1, torch.tensor(tokens)[:, None])[:, 0]
 
     @torch.inference_mode()
     def greedy(self, prompt_ids: Sequence[int], max_new_tokens: int) -> list[int]:
