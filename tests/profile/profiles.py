@@ -43,6 +43,12 @@ def make_profile(layers: int = 3, heads: int = 2, digest: str = HASH) -> HeadPro
         scores=dict.fromkeys(SCORES, matrix),
         method={"sink": 4, "window": 8, "samples": 2, "lengths": [97], "seed": 0},
         agreement={"split_half_spearman": {"gate": 0.9}},
+        ablation={
+            "bound": 0.05,
+            "samples": 2,
+            "share": 0.5,
+            "curve": [[0.0, 0.75], [0.5, 0.03], [1.0, 0.0]],
+        },
         provenance={"seconds": 1.5},
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,14 @@ def test_checksum_ignores_layout_but_no_value(tmp_path: Path) -> None:
     make_profile().save(path)
     path.write_text(json.dumps(json.loads(path.read_text())))
     assert HeadProfile.load(path) == make_profile()
+
+
+def test_a_profile_without_an_ablation_keeps_its_checksum(tmp_path: Path) -> None:
+    path, bare = tmp_path / "p.json", dataclasses.replace(make_profile(), ablation={})
+    bare.save(path)
+    assert "ablation" not in json.loads(path.read_text())
+    assert HeadProfile.load(path) == bare
+    assert bare.checksum != make_profile().checksum
 
 
 def test_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,6 +76,7 @@ def _score(value: Any) -> Callable[[dict[str, Any]], None]:
         (_edit("format", "something-else"), "is not a head profile"),
         (_edit("version", 2), "has version 2, this release reads 1"),
         (lambda v: v.pop("checksum"), "lacks a part"),
+        (_edit("ablation", [1]), "lacks a part"),
         (lambda v: v["model"].pop("hash"), "lacks a part"),
         (lambda v: v["model"].update(num_layers=4), "are not 4 layers x 2 KV heads"),
         (lambda v: v["scores"]["gate"][2].append(0.5), "are not 3 layers x 2 KV heads"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -46,6 +47,17 @@ def test_the_page_is_whole_and_alone(layers: int, heads: int) -> None:
     assert reader.leads == []
     assert "script" not in page
     assert "http" not in page
+
+
+def test_the_ablation_is_drawn_where_it_was_measured() -> None:
+    profile = make_profile()
+    page = html(profile)
+    assert "50% of the heads keep it within 0.05" in page
+    for share, loss in profile.ablation["curve"]:
+        assert f"{share:.0%} of the heads: {loss:.3g}<" in page
+    # What is lost beyond the picture's top (8 bounds) stays inside of it.
+    assert min(float(y) for y in re.findall(r'cy="([\d.]+)"', page)) == 8
+    assert "How many heads" not in html(dataclasses.replace(profile, ablation={}))
 
 
 def test_every_head_is_shown_with_its_score_and_class() -> None:

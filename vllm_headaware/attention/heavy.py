@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,3 +64,34 @@ def compact(
         places.append(left)
     mass = torch.zeros(table.shape, dtype=torch.float32)
     return CompactStep(lens, table, mass, places)
+
+
+_evicted: Sequence[frozenset[int]] | None = None
+_compacted: list[CompactStep] = []
+
+
+@contextmanager
+def evicting(evicted: Sequence[frozenset[int]]) -> Iterator[list[CompactStep]]:
+    """Set the evicted blocks of the current step's requests, as own_windows.during() does windows.
+
+    Args:
+        evicted: per request the places of its evicted blocks.
+
+    Yields:
+        The steps that metadata builders made without them.
+    """
+    global _evicted, _compacted
+    _evicted, _compacted = evicted, []
+    try:
+        yield _compacted
+    finally:
+        _evicted, _compacted = None, []
+
+
+def without_evicted(
+    seq_lens: torch.Tensor, block_table: torch.Tensor, block_tokens: int
+) -> CompactStep:
+    """The step without evicted blocks."""
+    step = compact(seq_lens, block_table, _evicted or (), block_tokens)
+    _compacted.append(step)
+    return step

@@ -10,7 +10,8 @@ from vllm.v1.attention.backend import AttentionMetadataBuilder, CommonAttentionM
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
-from vllm_headaware.attention.own_windows import of_class, without_evicted
+from vllm_headaware.attention.heavy import without_evicted
+from vllm_headaware.attention.own_windows import of_class
 from vllm_headaware.kernels.cpu.attention import ClassCache, ClassStep, LayerAttention
 
 if TYPE_CHECKING:

@@ -135,3 +135,8 @@ def show(profile: HeadProfile, score: str, deciles: list[list[int]]) -> None:
         f"split-half agreement {halves.get(score, float('nan')):.2f}; measured against sink"
         f" {profile.method.get('sink')} + window {profile.method.get('window')}"
     )
+    if found := profile.ablation:
+        console.print(
+            f"{found['share']:.0%} of the heads must keep everything for answers to lose at most"
+            f" {found['bound']:g} nats per token"
+        )

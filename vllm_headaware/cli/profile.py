@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 DESCRIPTION = """\
 Score every KV head of a model: how much an answer suffers when the head sees only sinks and a
 window (gate), how often it points at what is copied (copy), and how well it finds repeats
-(induction). The prompts are generated; no data set is needed. The result is kept next to the model,
-or in the user's cache if that folder cannot be written; `--kv-head-profile auto` finds it in both.
-Scores depend on sink and window: profile with those you will serve with."""
+(induction). Then close heads in order of rank to see how many must keep everything. The prompts are
+generated; no data set is needed. The result is kept next to the model, or in the user's cache if
+that folder cannot be written; `--kv-head-profile auto` finds it in both. Scores depend on sink and
+window: profile with those you will serve with."""
 
 EPILOG = """\
 examples:
@@ -59,6 +60,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--html", type=Path, default=None, metavar="FILE", help="also write a report"
     )
+    parser.add_argument(
+        "--bound",
+        type=float,
+        default=None,
+        metavar="NATS",
+        help="what an answer token may lose as heads are closed in order of rank (0.05)",
+    )
     parser.add_argument("--json", action="store_true", help="print a summary as one JSON object")
 
 
@@ -82,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         "checksum": profile.checksum,
         "method": profile.method,
         "agreement": profile.agreement,
+        "ablation": profile.ablation,
         "seconds": profile.provenance.get("seconds"),
     }
     print(json.dumps(summary) if args.json else in_words(profile))
@@ -91,7 +100,12 @@ def run(args: argparse.Namespace) -> int:
 def measured(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
     """A new profile; see run()."""
     from vllm_headaware.cli.plan import parse_lengths
-    from vllm_headaware.profile.run import DEFAULT_LENGTHS, DEFAULT_SAMPLES, profile_model
+    from vllm_headaware.profile.run import (
+        DEFAULT_BOUND,
+        DEFAULT_LENGTHS,
+        DEFAULT_SAMPLES,
+        profile_model,
+    )
 
     try:
         lengths = parse_lengths(args.lengths) if args.lengths else DEFAULT_LENGTHS
@@ -107,6 +121,7 @@ def measured(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
         samples=samples,
         lengths=lengths,
         seed=args.seed,
+        bound=DEFAULT_BOUND if args.bound is None else args.bound,
     )
 
 
@@ -114,20 +129,23 @@ def imported(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
     """The profile that a DuoAttention pattern amounts to; see run()."""
     from vllm_headaware.profile.duo import import_duo
 
-    if args.samples is not None or args.lengths:
-        raise HeadAwareError("--from-duo measures nothing; leave --samples and --lengths out")
+    if args.samples is not None or args.lengths or args.bound is not None:
+        raise HeadAwareError(
+            "--from-duo measures nothing; leave --samples, --lengths and --bound out"
+        )
     return import_duo(args.from_duo, model_dir)
 
 
 def in_words(profile: HeadProfile) -> str:
-    """One line about a profile."""
+    """One line about a profile; open heads keep everything."""
     shape = f"{profile.model.num_layers} layers x {profile.model.num_kv_heads} KV heads"
     if "imported_from" in profile.method:
         return f"{shape} with gates of {profile.method['imported_from']}"
-    halves = profile.agreement["split_half_spearman"]
+    halves, found = profile.agreement["split_half_spearman"], profile.ablation
     return (
         f"{shape} in {profile.provenance['seconds']} s; split-half agreement of the gate ranking"
-        f" {halves['gate']:.2f} (below 0.8: use more --samples)"
+        f" {halves['gate']:.2f} (below 0.8: use more --samples); with {found['share']:.0%} of the"
+        f" heads open, answers lose at most {found['bound']:g} nats per token"
     )
 
 

@@ -40,6 +40,8 @@ class HeadProfile:
         scores: by name (gate, copy, induction), [layer][KV head], finite and not negative.
         method: how they were measured: seed, sink, window, samples, lengths.
         agreement: Spearman correlations between sample halves and between methods.
+        ablation: what answers lose as heads are closed in order of rank (profile/ablation.py);
+            empty where that was not measured.
         provenance: when, how long and with which versions.
     """
 
@@ -47,6 +49,7 @@ class HeadProfile:
     scores: Mapping[str, list[list[float]]]
     method: Mapping[str, Any] = field(default_factory=dict)
     agreement: Mapping[str, Any] = field(default_factory=dict)
+    ablation: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -134,12 +137,13 @@ class HeadProfile:
                 scores=values["scores"],
                 method=values["method"],
                 agreement=values["agreement"],
+                ablation=values.get("ablation", {}),
                 provenance=values["provenance"],
             )
             checksum = values["checksum"]
-            for part in ("method", "agreement", "provenance"):
-                if not isinstance(values[part], dict):
-                    raise TypeError(f"{part} is {values[part]!r}")
+            for part in ("method", "agreement", "ablation", "provenance"):
+                if not isinstance(getattr(profile, part), dict):
+                    raise TypeError(f"{part} is {getattr(profile, part)!r}")
         except (KeyError, TypeError) as error:
             raise HeadAwareError(f"head profile {path} lacks a part ({error}); {REDO}") from error
         profile._require_sound(path)
@@ -178,6 +182,7 @@ class HeadProfile:
             "scores": dict(self.scores),
             "method": dict(self.method),
             "agreement": dict(self.agreement),
+            **({"ablation": dict(self.ablation)} if self.ablation else {}),
             "provenance": dict(self.provenance),
         }
 

@@ -10,7 +10,7 @@ from vllm_headaware.geometry import ModelGeometry
 from vllm_headaware.plan import REFERENCE_LENGTHS, Plan, make_plan
 from vllm_headaware.planning import native_dtypes
 from vllm_headaware.profile.format import SCORES, HeadProfile
-from vllm_headaware.profile.svg import falling_curve, head_map, shade
+from vllm_headaware.profile.svg import falling_curve, head_map, loss_curve, shade
 
 FULL_DTYPE = "bfloat16"
 """What the cost of classes is compared with."""
@@ -29,6 +29,7 @@ th, td { text-align: right; padding: .25rem .8rem; border-bottom: 1px solid #ddd
 th:first-child, td:first-child { text-align: left }
 figure { margin: .8rem 0; overflow-x: auto } figcaption { color: #555 }
 svg { display: block } svg text { font: 11px system-ui, sans-serif; fill: #444 }
+.line { fill: none; stroke: #00224e } .dot { fill: #00224e }
 .area { fill: #00224e; fill-opacity: .2; stroke: #00224e } .mark { stroke: #b08900;
   stroke-dasharray: 4 3 }
 .key { display: inline-block; width: .8em; height: .8em; margin: 0 .35em 0 1em }
@@ -49,6 +50,7 @@ def html(profile: HeadProfile, config: KVPolicyConfig | None = None) -> str:
         " Point at a cell to read it.</p>",
         *(_score(profile, name) for name in SCORES),
         _agreement(profile),
+        _ablation(profile),
         _cost(profile, config or KVPolicyConfig("headaware")),
         _provenance(profile),
     ]
@@ -88,6 +90,20 @@ def _agreement(profile: HeadProfile) -> str:
         "Spearman's rank correlation over all KV heads; halves below 0.8 ask for more samples.",
         ["rankings", "correlation"],
         rows,
+    )
+
+
+def _ablation(profile: HeadProfile) -> str:
+    found = profile.ablation
+    if not found:
+        return ""
+    picture = loss_curve(found["curve"], found["bound"], "loss by share of open heads")
+    return (
+        f"<h2>How many heads must keep everything</h2><figure>{picture}<figcaption>NLL of the"
+        " answer beyond that of the full model, in nats per token, while only the best heads keep"
+        f" everything and the others see sinks and window; mean of {found['samples']} prompts."
+        f" {found['share']:.0%} of the heads keep it within {found['bound']:g}.</figcaption>"
+        "</figure>"
     )
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from vllm_headaware import __version__
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.eval.needle import needle_samples
+from vllm_headaware.profile.ablation import SHARES, ablate
 from vllm_headaware.profile.agreement import spearman, split_half
 from vllm_headaware.profile.copying import copy_scores
 from vllm_headaware.profile.format import HeadProfile, ProfiledModel
@@ -26,6 +27,10 @@ from vllm_headaware.profile.probe import layer_windows
 
 DEFAULT_LENGTHS = (600, 900, 1400)
 DEFAULT_SAMPLES = 21
+DEFAULT_BOUND = 0.05
+"""Nats per answer token that closed heads may cost in the ablation."""
+ABLATED_SAMPLES = 4
+"""Most prompts the ablation asks again and again, spread over lengths and depths."""
 INDUCTION_LENGTH, INDUCTION_RUNS = 128, 4
 REPLY_TOKENS = 32
 """Room for the answer after a prompt."""
@@ -39,6 +44,7 @@ def profile_model(
     samples: int = DEFAULT_SAMPLES,
     lengths: Sequence[int] = DEFAULT_LENGTHS,
     seed: int = 0,
+    bound: float = DEFAULT_BOUND,
     progress: bool | None = None,
 ) -> HeadProfile:
     """Score every KV head of a model on generated calibration prompts.
@@ -46,6 +52,7 @@ def profile_model(
     Args:
         sink, window: what a local head would keep, in tokens; scores are relative to that.
         samples: needle prompts, dealt to `lengths` in turn.
+        bound: nats per answer token that may be lost as heads are closed in order of rank.
         progress: show a bar on stderr; None means only on a terminal.
 
     Raises:
@@ -62,6 +69,8 @@ def profile_model(
             f"prompts of {min(lengths, default=0)} tokens fit in sinks and window ({sink} +"
             f" {window}); every head would look local: use longer --lengths"
         )
+    if not bound > 0:
+        raise HeadAwareError(f"the ablation's bound must be above 0, in nats, got {bound}")
     started = time.monotonic()
     folder = Path(model_dir)
     digest = model_hash(folder)
@@ -79,23 +88,28 @@ def profile_model(
         )
     ]
     bar = tqdm(
-        total=len(prompts) + INDUCTION_RUNS,
+        total=len(prompts) + INDUCTION_RUNS + len(SHARES) + 1,
         desc="profiling heads",
         unit="sample",
         file=sys.stderr,
         disable=not sys.stderr.isatty() if progress is None else not progress,
     )
-    gradients, copies = [], []
+    asked, gradients, copies = [], [], []
     with bar:
         for sample in prompts:
             answer = tokenizer.encode(sample.reply, add_special_tokens=False)
             input_ids = torch.tensor(sample.prompt_token_ids + answer)
+            asked.append((input_ids, len(answer)))
             gradients.append(gate_gradients(model, input_ids, len(answer), sink, window))
             needle = tokenizer.encode(sample.answer, add_special_tokens=False)
             copied = copy_scores(model, input_ids, needle, len(answer))
             if copied is not None:
                 copies.append(copied)
             bar.update()
+        gate_per_sample = torch.stack(gradients)
+        gate = gate_scores(gate_per_sample)
+        some = asked[:: -(-len(asked) // ABLATED_SAMPLES)]
+        ablation = ablate(model, some, gate, sink, window, bound, bar.update)
         generator = torch.Generator().manual_seed(seed)
         inductions = []
         for _ in range(INDUCTION_RUNS):
@@ -103,7 +117,6 @@ def profile_model(
             inductions.append(induction_scores(model, vocab, INDUCTION_LENGTH, generator))
             bar.update()
 
-    gate_per_sample = torch.stack(gradients)
     per_sample = {
         "gate": torch.stack([gate_scores(g[None]) for g in gate_per_sample]),
         "copy": torch.stack(copies) if copies else torch.zeros_like(gate_per_sample[:1]),
@@ -141,6 +154,7 @@ def profile_model(
                 for a, b in (("gate", "copy"), ("gate", "induction"), ("copy", "induction"))
             },
         },
+        ablation=ablation,
         provenance={
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - started, 1),

@@ -88,6 +88,40 @@ def falling_curve(values: Sequence[float], marks: Sequence[tuple[float, str]], l
     return _svg(width, height, label, parts)
 
 
+def loss_curve(points: Sequence[Sequence[float]], bound: float, label: str) -> str:
+    """What is lost against how much is kept, with a line at what may be lost.
+
+    Args:
+        points: pairs of a share, 0 to 1, and a loss; by share.
+        bound: a loss, above 0.
+    """
+    width, height = 520, 170
+    # Beyond a few bounds all losses are too much: those points leave the picture at its top.
+    top = min(max(loss for _, loss in points), 8 * bound) or bound
+
+    def x(share: float) -> float:
+        return LEFT + share * (width - LEFT - 8)
+
+    def y(loss: float) -> float:
+        return 8 + (1 - min(max(loss, 0), top) / top) * (height - BOTTOM - 8)
+
+    line = " ".join(f"{x(share):.1f},{y(loss):.1f}" for share, loss in points)
+    parts = [
+        f'<polyline points="{line}" class="line"/>',
+        *(
+            f'<circle cx="{x(share):.1f}" cy="{y(loss):.1f}" r="3.5" class="dot"><title>'
+            f"{share:.0%} of the heads: {loss:.3g}</title></circle>"
+            for share, loss in points
+        ),
+        f'<line x1="{x(0)}" x2="{x(1)}" y1="{y(bound):.1f}" y2="{y(bound):.1f}" class="mark"/>',
+        f'<text x="{x(1)}" y="{y(bound) - 4:.1f}" text-anchor="end">bound {bound:g}</text>',
+        f'<text x="{LEFT - 6}" y="14" text-anchor="end">{top:.3g}</text>',
+        f'<text x="{LEFT - 6}" y="{y(0)}" text-anchor="end">0</text>',
+        f'<text x="{LEFT}" y="{height - 8}">heads that keep everything, none (0 %) to all</text>',
+    ]
+    return _svg(width, height, label, parts)
+
+
 def _svg(width: float, height: float, label: str, parts: Sequence[str]) -> str:
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img"'

@@ -93,7 +93,7 @@ def _build_attention_metadata(original: Any, self: Any, *args: Any, **kwargs: An
     evicted = self.__dict__.get("_headaware_evicted")
     if evicted is None:
         return original(self, *args, **kwargs)
-    from vllm_headaware.attention.own_windows import evicting
+    from vllm_headaware.attention.heavy import evicting
 
     names = list(self.input_batch.req_ids)
     with evicting([evicted.get(name, frozenset()) for name in names]) as steps:
