@@ -4,6 +4,7 @@
 # make bench   the attention op and the engine against stock vLLM; needs an idle machine
 # make overload four times what the cache holds, against stock vLLM; last line is JSON
 # make soak    random load, aborts and pressure for MINUTES, then everything must be given back
+# make outside-check  lm-eval asks the server with the policy and without
 # make monitor     the server with a real Prometheus beside it
 # make loadtest    a load scenario against stock vLLM; make loadtest SCENARIO=chat
 # make router      vllm-router in front of two servers
@@ -29,6 +30,8 @@ KERNELS := setup.py $(wildcard vllm_headaware/kernels/cpu/*.cpp vllm_headaware/k
 MONITORING := .cache/monitoring-tools
 ROUTER := .cache/router/bin/vllm-router
 AIPERF := .cache/aiperf/bin/aiperf
+KVPRESS := .cache/kvpress/.installed
+LM_EVAL := .cache/lm-eval/bin/lm_eval
 
 # vLLM and transformers must not look for the model anywhere but here.
 export HF_HUB_OFFLINE := 1
@@ -36,7 +39,7 @@ export VLLM_NO_USAGE_STATS := 1
 
 .DELETE_ON_ERROR:
 .PHONY: help venv model profile serve test test-fast smoke bench overload soak monitor observe \
-    router loadtest dashboards monitoring-tools router-tool aiperf-tool lint format clean
+    router loadtest dashboards monitoring-tools router-tool aiperf-tool outside-check lm-eval-tool kvpress-tool lint format clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -85,9 +88,11 @@ $(MONITORING):
 	else echo "install prometheus, chromium and chromedriver; tests that need them are skipped"; \
 	    exit 0; fi && touch $@
 
-# These two in environments of their own: they want other versions of what vLLM uses.
+# These in environments of their own: they want other versions of what vLLM uses.
 router-tool: $(ROUTER)
 aiperf-tool: $(AIPERF)
+lm-eval-tool: $(LM_EVAL)
+kvpress-tool: $(KVPRESS)
 
 $(ROUTER):
 	$(PYTHON) -m venv .cache/router
@@ -96,6 +101,20 @@ $(ROUTER):
 $(AIPERF):
 	$(PYTHON) -m venv .cache/aiperf
 	.cache/aiperf/bin/pip install --quiet aiperf==0.13.0
+
+# kvpress asks for a torch with CUDA; the last line lends it the one that is installed here.
+$(KVPRESS): $(INSTALLED)
+	$(PYTHON) -m venv .cache/kvpress
+	.cache/kvpress/bin/pip install --quiet --no-deps kvpress==0.5.5 transformers==5.2.0 \
+	    "tokenizers<0.23" "huggingface-hub<2" "cachetools<6" accelerate datasets dill fire \
+	    multiprocess nltk pandas pyarrow requests rouge termcolor xxhash
+	$(PY) -c "import site; print(site.getsitepackages()[0])" \
+	    > $$(.cache/kvpress/bin/python -c "import site; print(site.getsitepackages()[0])")/lent.pth
+	touch $@
+
+$(LM_EVAL):
+	$(PYTHON) -m venv .cache/lm-eval
+	.cache/lm-eval/bin/pip install --quiet "lm-eval[api,ruler]==0.4.13" transformers
 
 dashboards: $(INSTALLED)
 	$(PY) -m monitoring.generate
@@ -121,6 +140,9 @@ bench: $(INSTALLED) $(PROFILED)
 
 overload: $(INSTALLED) $(PROFILED)
 	@$(PY) tools/overload.py --model $(MODEL)
+
+outside-check: $(INSTALLED) $(PROFILED) $(LM_EVAL)
+	@$(PY) tools/outside_check.py --model $(MODEL)
 
 soak: $(INSTALLED) $(PROFILED)
 	@$(PY) tools/soak.py --model $(MODEL) --minutes $(MINUTES)

@@ -1,7 +1,7 @@
 """The policy against stock vLLM, engine against engine: decode, TTFT, KV bytes, concurrency.
 
-    python benchmarks/bench_serving.py --model DIR --json            8k context, batch 8
-    python benchmarks/bench_serving.py --model DIR --json --quick    4k context, batch 4
+    python benchmarks/bench_serving.py --json            8k context, batch 8
+    python benchmarks/bench_serving.py --json --quick    4k context, batch 4
 
 Each side is one process with one compiled engine in float32 and the same KV memory. The last line
 on stdout is one JSON object; ratios above 1 are in the policy's favour:
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+DEMO = ROOT / ".cache" / "models" / "SmolLM2-135M-Instruct"
 KV_GIB = "4"  # stock must hold 8 requests of 8k in float32
 
 
@@ -81,7 +82,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="model folder")
+    parser.add_argument("--model", default=str(DEMO), help="model folder")
     parser.add_argument("--kv-policy", default="headaware")
     parser.add_argument(
         "--policy-option",

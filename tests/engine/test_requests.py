@@ -39,8 +39,8 @@ with urllib.request.urlopen(request) as stream:
 """
 
 
-@pytest.fixture(scope="module")
-def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def new_server(model: Path, log: Path) -> Server:
+    """One that is not started yet."""
     flags = [
         text
         for name, value in POLICY.items()
@@ -51,8 +51,12 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         *("--max-model-len", str(MAX_LEN), "--enforce-eager", "--max-num-batched-tokens", "128"),
         *("--kv-request-budget-max", "600"),
     ]
-    log = tmp_path_factory.mktemp("server") / "server.log"
-    with Server(model, port=0, log=log, serve_args=serve_args) as running:
+    return Server(model, port=0, log=log, serve_args=serve_args)
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with new_server(model, tmp_path_factory.mktemp("server") / "server.log") as running:
         yield running
 
 
@@ -203,9 +207,10 @@ def test_a_client_that_is_killed_leaves_nothing(server: Server, prompts: list[li
 
 
 def test_z_an_engine_that_is_killed_is_an_error_of_http(
-    server: Server, prompts: list[list[int]]
+    model: Path, server: Server, prompts: list[list[int]], tmp_path: Path
 ) -> None:
-    """The last test of this server: nobody may be left waiting for an answer.
+    """The last test of this server: nobody may be left waiting for an answer, no process may stay,
+    and a new server starts under the load that the old one left.
 
     The engine is stopped before it is killed, so that it cannot finish what it was asked.
     """
@@ -213,6 +218,7 @@ def test_z_an_engine_that_is_killed_is_an_error_of_http(
     children = psutil.Process(server._process.pid).children(recursive=True)
     engines = [p for p in children if any("EngineCore" in word for word in p.cmdline())]
     assert len(engines) == 1, [p.cmdline() for p in children]
+    before = ask(server, prompts[2])
     body = {"prompt": prompts[1], "max_tokens": 900, "ignore_eos": True, "stream": True}
     client = subprocess.Popen(
         [sys.executable, "-c", CLIENT, server.url, json.dumps({"model": SERVED_NAME, **body})],
@@ -237,3 +243,13 @@ def test_z_an_engine_that_is_killed_is_an_error_of_http(
             assert status >= 500, status
     streamed, _ = client.communicate(timeout=60)
     assert "[DONE]" not in streamed or '"error"' in streamed, streamed[-500:]
+    assert not psutil.wait_procs(children, timeout=60)[1], "a process outlives its server"
+    with new_server(model, tmp_path / "again.log") as again, ThreadPoolExecutor(4) as clients:
+        load = [clients.submit(ask, again, prompt, max_tokens=100) for prompt in prompts[:4]]
+        status, answer = ask(again, prompts[2])
+        assert (status, answer["choices"][0]["token_ids"]) == (
+            200,
+            before[1]["choices"][0]["token_ids"],
+        )
+        assert [request.result()[0] for request in load] == [200] * 4
+        expect_nothing_held(again)

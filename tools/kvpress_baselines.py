@@ -1,0 +1,127 @@
+"""Methods of NVIDIA kvpress on the prompts of `vllm-headaware eval quick`, at its bytes.
+
+    .venv/bin/vllm-headaware eval quick MODEL --json > quick.json
+    .cache/kvpress/bin/python tools/kvpress_baselines.py quick.json --model MODEL
+
+Runs in an environment of its own (`make kvpress-tool`), because kvpress wants other versions of
+what vLLM uses. Every method may keep as many tokens per KV head, mean over the heads, as the
+baselines of the quick comparison had bytes for in int8; kvpress does not round, so it is a little
+better off. It compresses the whole prompt, question included. Head-wise methods (AdaKV) only mask
+what they drop: nothing is freed. `none` compresses nothing and must score what `full` does there.
+The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from vllm_headaware.eval.tasks import make_samples, score
+
+NEW_TOKENS = 12
+"""As in vllm_headaware.eval.measure."""
+
+
+def presses() -> dict[str, Callable[[float], Any]]:
+    """Method by name, for the share of tokens that it drops."""
+    import kvpress
+
+    return {
+        "streamingllm": lambda drop: kvpress.StreamingLLMPress(drop),
+        "snapkv": lambda drop: kvpress.SnapKVPress(drop),
+        "tova": lambda drop: kvpress.TOVAPress(drop),
+        "expected_attention": lambda drop: kvpress.ExpectedAttentionPress(drop),
+        "adakv_snapkv": lambda drop: kvpress.AdaKVPress(kvpress.SnapKVPress(drop)),
+        "adakv_expected": lambda drop: kvpress.AdaKVPress(kvpress.ExpectedAttentionPress(drop)),
+    }
+
+
+@torch.inference_mode()
+def answer(model: Any, press: Any | None, prompt: Sequence[int], new_tokens: int) -> list[int]:
+    """Greedy tokens after a prompt of which all but the last token was read and compressed."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    for layer in model.model.layers:
+        layer.self_attn.masked_key_indices = None
+    context = torch.tensor([list(prompt[:-1])])
+    if press is None:
+        model.model(context, past_key_values=cache)
+    else:
+        with press(model):
+            model.model(context, past_key_values=cache)
+    ends = model.generation_config.eos_token_id
+    ends = {ends} if isinstance(ends, int) else set(ends or ())
+    tokens = [prompt[-1]]
+    for position in range(len(prompt) - 1, len(prompt) - 1 + new_tokens):
+        output = model(
+            torch.tensor([tokens[-1:]]),
+            past_key_values=cache,
+            position_ids=torch.tensor([[position]]),
+        )
+        token = int(output.logits[0, -1].argmax())
+        if token in ends:
+            break
+        tokens.append(token)
+    return tokens[1:]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("quick", type=Path, help="output of `vllm-headaware eval quick --json`")
+    parser.add_argument("--model", type=Path, required=True, help="model folder")
+    parser.add_argument("--tasks", nargs="*", help="some of its tasks; all when left out")
+    args = parser.parse_args(argv)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    quick = json.loads(args.quick.read_text(encoding="utf-8").splitlines()[-1])
+    methods = presses()
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+    started, results = time.monotonic(), {}
+    for task, asked in quick["tasks"].items():
+        if args.tasks and task not in args.tasks:
+            continue
+        samples = make_samples(
+            tokenizer,
+            task,
+            split=quick["split"],
+            count=asked["samples"],
+            tokens=asked["tokens"],
+            seed=quick["seed"],
+        )
+        scores: dict[str, float] = {}
+        for name, make in {"none": None, **methods}.items():
+            got = []
+            for sample in samples:
+                prompt = sample.prompt_token_ids
+                drop = max(1 - asked["baseline_tokens"] / (len(prompt) - 1), 0.0)
+                ids = answer(model, make and make(drop), prompt, NEW_TOKENS)
+                got.append(score(sample, str(tokenizer.decode(ids))))
+            scores[name] = fmean(got)
+            seconds = time.monotonic() - started
+            print(f"[{seconds:6.1f} s] {task}: {name} {scores[name]:.2f}", file=sys.stderr)
+        results[task] = {
+            "kept_tokens": asked["baseline_tokens"],
+            "kvpress": scores,
+            **{name: asked["scores"][name] for name in ("full", "headaware")},
+        }
+    print(json.dumps({"tasks": results, "seconds": round(time.monotonic() - started, 1)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
