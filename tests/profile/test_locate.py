@@ -45,6 +45,14 @@ def test_next_to_the_model_comes_before_the_cache(model: Path, tmp_path: Path) -
     assert find_profile(model) == own_profile(model)
 
 
+def test_other_sinks_or_windows_are_said(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    own_profile(model).save(model / FILE_NAME)  # measured with 4 and 8
+    assert find_profile(model, sink=4, window=8) == own_profile(model)
+    assert capfd.readouterr().err == ""
+    assert find_profile(model, sink=4, window=16) == own_profile(model)
+    assert "sinks of 4 and a window of 8 tokens, not 4 and 16" in capfd.readouterr().err
+
+
 def test_measures_once_and_keeps(
     model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

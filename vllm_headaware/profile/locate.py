@@ -21,7 +21,8 @@ def find_profile(
     Args:
         where: a file, or "auto": next to the model, then the user's cache, else measure now (with
             a progress bar) and keep it in the first of the two places that can be written.
-        sink, window: used only when a profile has to be measured.
+        sink, window: what will be served, in tokens. A profile that has to be measured is measured
+            with them; one that was measured with others is used, and stderr says so.
 
     Raises:
         HeadAwareError: an unusable file, or one of another model.
@@ -37,6 +38,7 @@ def find_profile(
         if path.exists():
             profile = HeadProfile.load(path)
             profile.require_model(digest, path=path)
+            _say_if_measured_otherwise(profile, path, sink, window)
             return profile
 
     from vllm_headaware.profile.run import profile_model
@@ -49,6 +51,18 @@ def find_profile(
     profile = profile_model(model_dir, sink=sink, window=window, progress=True)
     keep_profile(profile, places)
     return profile
+
+
+def _say_if_measured_otherwise(profile: HeadProfile, path: Path, sink: int, window: int) -> None:
+    own = profile.method.get("sink"), profile.method.get("window")
+    if own != (sink, window):
+        print(
+            f"head profile {path} was measured with sinks of {own[0]} and a window of {own[1]}"
+            f" tokens, not {sink} and {window}: other heads might rank higher; to measure again,"
+            f" `vllm-headaware profile MODEL --sink {sink} --window {window}`",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def profile_places(model_dir: str | Path, digest: str) -> list[Path]:
