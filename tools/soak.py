@@ -23,10 +23,15 @@ from typing import Any
 
 from overload import DEMO, MAX_MODEL_LEN, idle_bytes, make_plan, metric
 from progress import say
-from server import SERVED_NAME, Server, exit_on_sigterm
+from server import SERVED_NAME, Server, ServerError, exit_on_sigterm
+from streaming import complete
 
 GROWTH = 0.05
 """Share by which the server's memory may grow after the first tenth."""
+PREPARED = 128
+"""vLLM's linear layers keep what oneDNN prepared for the last so many counts of tokens in a step.
+Memory is compared from when those places are taken."""
+BATCH_TOKENS = 512
 OPTIONS: list[dict[str, Any] | None] = [
     None,
     None,
@@ -98,6 +103,16 @@ class Client(threading.Thread):
         return "nonsense was served" if nonsense else "completed"
 
 
+def fill_prepared(server: Server) -> None:
+    """Steps of as many different token counts as vLLM's linear layers remember."""
+    rng = random.Random(0)
+    for count in range(1, PREPARED + 1):
+        prompt = [rng.randrange(3000, 40000) for _ in range(count * BATCH_TOKENS // PREPARED)]
+        answer = complete(server.url, prompt, 1, f"prepare{count}")
+        if answer.error:
+            raise ServerError(f"warming up failed: {answer.error}")
+
+
 def resident_bytes(server: Server) -> int:
     """Memory of the server and of the processes it started."""
     import psutil
@@ -123,11 +138,13 @@ def main(argv: list[str] | None = None) -> int:
     blocks = args.memory * 2**20 // make_plan(args.model, "headaware").block_bytes
     serve_args = [
         *("--kv-policy", "headaware", "--kv-floor", "0.25", "--enforce-eager"),
-        *("--max-model-len", str(MAX_MODEL_LEN), "--max-num-batched-tokens", "512"),
+        *("--max-model-len", str(MAX_MODEL_LEN)),
+        *("--max-num-batched-tokens", str(BATCH_TOKENS)),
         *("--num-gpu-blocks-override", str(blocks + 1)),
     ]
     log = args.output / "soak.log"
     with Server(args.model, port=0, log=log, serve_args=serve_args) as server:
+        fill_prepared(server)
         stop = threading.Event()
         clients = [Client(server.url, args.seed + i, stop) for i in range(args.clients)]
         for client in clients:
@@ -135,7 +152,9 @@ def main(argv: list[str] | None = None) -> int:
         say(f"{args.clients} clients on {blocks} blocks for {args.minutes:g} minutes")
         time.sleep(6 * args.minutes)
         early = resident_bytes(server)
-        time.sleep(54 * args.minutes)
+        for tenth in range(1, 10):
+            say(f"{tenth} of 10 done; memory has grown by {resident_bytes(server) / early - 1:.1%}")
+            time.sleep(6 * args.minutes)
         stop.set()
         for client in clients:
             client.join(300)

@@ -39,8 +39,8 @@ with urllib.request.urlopen(request) as stream:
 """
 
 
-def new_server(model: Path, log: Path) -> Server:
-    """One that is not started yet."""
+def new_server(model: Path, log: Path, *more: str) -> Server:
+    """One that is not started yet, with further flags."""
     flags = [
         text
         for name, value in POLICY.items()
@@ -49,7 +49,7 @@ def new_server(model: Path, log: Path) -> Server:
     serve_args = [
         *flags,
         *("--max-model-len", str(MAX_LEN), "--enforce-eager", "--max-num-batched-tokens", "128"),
-        *("--kv-request-budget-max", "600"),
+        *("--kv-request-budget-max", "600", *more),
     ]
     return Server(model, port=0, log=log, serve_args=serve_args)
 
@@ -144,9 +144,10 @@ def test_a_request_asks_for_everything(
     ids=str,
 )
 def test_bad_options_are_http_400(server: Server, extra: Any, sentence: str) -> None:
-    status, answer = ask(server, [5, 6, 7], vllm_xargs=extra)
-    assert status == 400
-    assert sentence in answer["error"]["message"]
+    for stream in (False, True):
+        status, answer = ask(server, [5, 6, 7], vllm_xargs=extra, stream=stream)
+        assert status == 400
+        assert sentence in answer["error"]["message"]
 
 
 def test_malformed_requests_are_refused_and_the_server_goes_on(server: Server) -> None:
@@ -207,7 +208,7 @@ def test_a_client_that_is_killed_leaves_nothing(server: Server, prompts: list[li
 
 
 def test_z_an_engine_that_is_killed_is_an_error_of_http(
-    model: Path, server: Server, prompts: list[list[int]], tmp_path: Path
+    model: Path, plan: Plan, server: Server, prompts: list[list[int]], tmp_path: Path
 ) -> None:
     """The last test of this server: nobody may be left waiting for an answer, no process may stay,
     and a new server starts under the load that the old one left.
@@ -244,7 +245,9 @@ def test_z_an_engine_that_is_killed_is_an_error_of_http(
     streamed, _ = client.communicate(timeout=60)
     assert "[DONE]" not in streamed or '"error"' in streamed, streamed[-500:]
     assert not psutil.wait_procs(children, timeout=60)[1], "a process outlives its server"
-    with new_server(model, tmp_path / "again.log") as again, ThreadPoolExecutor(4) as clients:
+    too_few = plan.dense_bytes(MAX_LEN) // plan.block_bytes * 3 // 4
+    small = new_server(model, tmp_path / "again.log", "--num-gpu-blocks-override", str(too_few))
+    with small as again, ThreadPoolExecutor(4) as clients:
         load = [clients.submit(ask, again, prompt, max_tokens=100) for prompt in prompts[:4]]
         status, answer = ask(again, prompts[2])
         assert (status, answer["choices"][0]["token_ids"]) == (
@@ -252,4 +255,12 @@ def test_z_an_engine_that_is_killed_is_an_error_of_http(
             before[1]["choices"][0]["token_ids"],
         )
         assert [request.result()[0] for request in load] == [200] * 4
+        long: Any = {"max_tokens": MAX_LEN - len(prompts[2])}
+        assert ask(again, prompts[2], **long)[0] == 200
+        for stream in (False, True):
+            status, answer = ask(
+                again, prompts[2], **long, vllm_xargs={"kv_policy": "full"}, stream=stream
+            )
+            assert status == 400
+            assert "does not fit into the KV cache, even alone" in answer["error"]["message"]
         expect_nothing_held(again)

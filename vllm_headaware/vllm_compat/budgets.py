@@ -29,9 +29,11 @@ def install() -> None:
     """Hook the front end, the scheduler and the model runner."""
     from vllm.v1.core.kv_cache_manager import KVCacheManager
     from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.input_processor import InputProcessor
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
+    wrap(AsyncLLM, "generate", _generate)
     wrap(InputProcessor, "_validate_params", _validate_params)
     wrap(InputProcessor, "process_inputs", _process_inputs)
     wrap(Scheduler, "__init__", _init_scheduler)
@@ -60,11 +62,34 @@ def _validate_params(original: Any, self: Any, params: Any, *args: Any, **kwargs
     return result
 
 
+def _generate(
+    original: Any, self: Any, prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Refuse when called: vLLM itself looks at a request when its first token is asked for, and by
+    then a streamed answer has begun with HTTP 200."""
+    processor = self.input_processor
+    plan = _plan_of(processor)
+    if plan is not None:
+        _checked_ladder(processor, plan, sampling_params)
+        ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
+        if ids is not None and sampling_params.max_tokens is not None:
+            _refuse_what_never_fits(processor, plan, sampling_params, len(ids))
+    return original(self, prompt, sampling_params, *args, **kwargs)
+
+
 def _process_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    from vllm.exceptions import VLLMValidationError
+
     request = original(self, *args, **kwargs)
     plan = _plan_of(self)
     if plan is not None:
-        _refuse_what_never_fits(self, plan, request)
+        if request.resumable:
+            raise VLLMValidationError(
+                "requests with streamed input cannot be served with --kv-policy"
+            )
+        if request.sampling_params is not None:
+            length = len(request.prompt_token_ids or request.prompt_embeds)
+            _refuse_what_never_fits(self, plan, request.sampling_params, length)
     return request
 
 
@@ -83,20 +108,17 @@ def _checked_ladder(processor: Any, plan: Plan, params: Any) -> list[Windows]:
     return levels if options.level is None else [levels[options.level]]
 
 
-def _refuse_what_never_fits(processor: Any, plan: Plan, request: Any) -> None:
+def _refuse_what_never_fits(processor: Any, plan: Plan, params: Any, num_prompt: int) -> None:
     from vllm.exceptions import VLLMValidationError
 
     from vllm_headaware.cache.admission import Pool
 
-    config, params = processor.vllm_config, request.sampling_params
-    if request.resumable:
-        raise VLLMValidationError("requests with streamed input cannot be served with --kv-policy")
+    config = processor.vllm_config
     tightest = _checked_ladder(processor, plan, params)[-1]
     blocks = (config.cache_config.num_gpu_blocks or 0) // config.parallel_config.data_parallel_size
-    if params is None or not blocks:
+    if not blocks:
         return
-    tokens = len(request.prompt_token_ids or request.prompt_embeds) + params.max_tokens
-    tokens = min(tokens, config.model_config.max_model_len)
+    tokens = min(num_prompt + params.max_tokens, config.model_config.max_model_len)
     if not Pool(plan.classes, blocks - 1, config.max_in_flight_tokens).fits_alone(tightest, tokens):
         raise VLLMValidationError(
             f"a request of {tokens} tokens with this KV budget does not fit into the KV cache, even"
