@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from vllm_headaware import __version__
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.eval.needle import needle_samples
+from vllm_headaware.eval.needle import NeedleSample, needle_samples
 from vllm_headaware.profile.ablation import SHARES, ablate
 from vllm_headaware.profile.agreement import spearman, split_half
 from vllm_headaware.profile.copying import copy_scores
@@ -30,7 +30,7 @@ DEFAULT_SAMPLES = 21
 DEFAULT_BOUND = 0.05
 """Nats per answer token that closed heads may cost in the ablation."""
 ABLATED_SAMPLES = 4
-"""Most prompts the ablation asks again and again, spread over lengths and depths."""
+"""Most prompts the ablation asks again and again; a closed head cannot see their needles."""
 INDUCTION_LENGTH, INDUCTION_RUNS = 128, 4
 REPLY_TOKENS = 32
 """Room for the answer after a prompt."""
@@ -108,7 +108,8 @@ def profile_model(
             bar.update()
         gate_per_sample = torch.stack(gradients)
         gate = gate_scores(gate_per_sample)
-        some = asked[:: -(-len(asked) // ABLATED_SAMPLES)]
+        far = [a for a, s in zip(asked, prompts, strict=True) if _is_far(s, sink, window)] or asked
+        some = far[:: -(-len(far) // ABLATED_SAMPLES)]
         ablation = ablate(model, some, gate, sink, window, bound, bar.update)
         generator = torch.Generator().manual_seed(seed)
         inductions = []
@@ -182,6 +183,13 @@ def load_model(folder: Path) -> tuple[Any, Any]:
         detail = " ".join(str(error).split())
         raise HeadAwareError(f"cannot load the model in {folder}: {detail}") from error
     return model.eval().requires_grad_(False), tokenizer
+
+
+def _is_far(sample: NeedleSample, sink: int, window: int) -> bool:
+    """Whether a needle lies behind the sinks and before the window of the answer."""
+    length = len(sample.prompt_token_ids)
+    place = sample.depth * length
+    return place > sink + REPLY_TOKENS and length - place > window + 2 * REPLY_TOKENS
 
 
 def _require_plain_attention(config: Any, length: int) -> None:
