@@ -39,7 +39,8 @@ export VLLM_NO_USAGE_STATS := 1
 
 .DELETE_ON_ERROR:
 .PHONY: help venv model profile serve test test-fast smoke bench overload soak monitor observe \
-    router loadtest dashboards monitoring-tools router-tool aiperf-tool outside-check lm-eval-tool kvpress-tool lint format clean
+    router loadtest outside-check dashboards monitoring-tools router-tool aiperf-tool lm-eval-tool \
+    kvpress-tool lint format clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile

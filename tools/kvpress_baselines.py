@@ -26,10 +26,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from vllm_headaware.eval.measure import NEW_TOKENS
 from vllm_headaware.eval.tasks import make_samples, score
-
-NEW_TOKENS = 12
-"""As in vllm_headaware.eval.measure."""
 
 
 def presses() -> dict[str, Callable[[float], Any]]:

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from progress import say
-from server import SERVED_NAME, Server, ServerError, exit_on_sigterm
+from server import DEMO, SERVED_NAME, Server, ServerError, exit_on_sigterm
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = ROOT / ".cache" / "models" / "SmolLM2-135M-Instruct"
 LM_EVAL = ROOT / ".cache" / "lm-eval" / "bin" / "lm_eval"
 NEEDLES = ("niah_single_1", "niah_multikey_2")
 TEXT_TASK = "held_out_text"
@@ -35,10 +34,9 @@ TIMEOUT_SECONDS = 1800.0
 
 def write_text_task(folder: Path, passages: int) -> None:
     """A task in lm-eval's form: likelihood of passages from the second half of the text."""
-    from vllm_headaware.eval.text import held_out_text
+    from vllm_headaware.eval.text import half_of_text
 
-    text = held_out_text()
-    text = text[len(text) // 2 :]
+    text = half_of_text("evaluation")
     step = len(text) // passages
     data = folder / f"{TEXT_TASK}.jsonl"
     with data.open("w", encoding="utf-8") as file:

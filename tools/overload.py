@@ -27,7 +27,7 @@ from typing import Any
 from metrics_text import metric_values
 from polling import Poller
 from progress import say
-from server import Server, ServerError, exit_on_sigterm
+from server import DEMO, Server, ServerError, exit_on_sigterm
 from streaming import Answer, complete
 
 from vllm_headaware.budget import make_ladder
@@ -36,7 +36,6 @@ from vllm_headaware.geometry import read_geometry
 from vllm_headaware.plan import Plan
 from vllm_headaware.planning import plan_model
 
-DEMO = Path(__file__).resolve().parent.parent / ".cache" / "models" / "SmolLM2-135M-Instruct"
 STOCK_BLOCK_TOKENS = 128
 MAX_MODEL_LEN = 2560
 PROMPT_TOKENS = (64, 1500)

@@ -18,6 +18,8 @@ from typing import IO
 from engine import DEFAULT_KV_GIB
 from progress import say
 
+DEMO = Path(__file__).resolve().parent.parent / ".cache" / "models" / "SmolLM2-135M-Instruct"
+"""The model that tools serve when none is named."""
 SERVED_NAME = "smollm2"
 MAX_MODEL_LEN = 8192
 START_TIMEOUT_SECONDS = 600.0

@@ -21,9 +21,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from overload import DEMO, MAX_MODEL_LEN, idle_bytes, make_plan, metric
+from overload import MAX_MODEL_LEN, idle_bytes, make_plan, metric
 from progress import say
-from server import SERVED_NAME, Server, ServerError, exit_on_sigterm
+from server import DEMO, SERVED_NAME, Server, ServerError, exit_on_sigterm
 from streaming import complete
 
 GROWTH = 0.05

@@ -30,20 +30,26 @@ def held_out_text() -> str:
     return Path(str(found[0].locate())).read_text(encoding="utf-8", errors="replace")
 
 
-def text_windows(tokenizer: Any, *, split: str, count: int, tokens: int) -> list[list[int]]:
-    """Passages of exactly `tokens` token ids, evenly spread over a split's half of the text.
-
-    The first half of the text is for calibration, the second for evaluation.
+def half_of_text(split: str) -> str:
+    """The first half of the text is for calibration, the second for evaluation.
 
     Raises:
-        HeadAwareError: unknown split, or passages that would overlap.
+        HeadAwareError: unknown split.
     """
     if split not in ("calibration", "evaluation"):
         raise HeadAwareError(f"split must be calibration or evaluation, got {split!r}")
     text = held_out_text()
     half = len(text) // 2
-    text = text[:half] if split == "calibration" else text[half:]
-    ids = tokenizer.encode(text, add_special_tokens=False)
+    return text[:half] if split == "calibration" else text[half:]
+
+
+def text_windows(tokenizer: Any, *, split: str, count: int, tokens: int) -> list[list[int]]:
+    """Passages of exactly `tokens` token ids, evenly spread over a split's half of the text.
+
+    Raises:
+        HeadAwareError: unknown split, or passages that would overlap.
+    """
+    ids = tokenizer.encode(half_of_text(split), add_special_tokens=False)
     step = len(ids) // count
     if step < tokens:
         raise HeadAwareError(

@@ -70,10 +70,8 @@ def _generate(
     processor = self.input_processor
     plan = _plan_of(processor)
     if plan is not None:
-        _checked_ladder(processor, plan, sampling_params)
         ids = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
-        if ids is not None and sampling_params.max_tokens is not None:
-            _refuse_what_never_fits(processor, plan, sampling_params, len(ids))
+        _refuse(processor, plan, sampling_params, None if ids is None else len(ids))
     return original(self, prompt, sampling_params, *args, **kwargs)
 
 
@@ -87,9 +85,8 @@ def _process_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
             raise VLLMValidationError(
                 "requests with streamed input cannot be served with --kv-policy"
             )
-        if request.sampling_params is not None:
-            length = len(request.prompt_token_ids or request.prompt_embeds)
-            _refuse_what_never_fits(self, plan, request.sampling_params, length)
+        length = len(request.prompt_token_ids or request.prompt_embeds)
+        _refuse(self, plan, request.sampling_params, length)
     return request
 
 
@@ -108,7 +105,8 @@ def _checked_ladder(processor: Any, plan: Plan, params: Any) -> list[Windows]:
     return levels if options.level is None else [levels[options.level]]
 
 
-def _refuse_what_never_fits(processor: Any, plan: Plan, params: Any, num_prompt: int) -> None:
+def _refuse(processor: Any, plan: Plan, params: Any, num_prompt: int | None) -> None:
+    """Bad options; and where the lengths are known, a request that could never fit."""
     from vllm.exceptions import VLLMValidationError
 
     from vllm_headaware.cache.admission import Pool
@@ -116,7 +114,7 @@ def _refuse_what_never_fits(processor: Any, plan: Plan, params: Any, num_prompt:
     config = processor.vllm_config
     tightest = _checked_ladder(processor, plan, params)[-1]
     blocks = (config.cache_config.num_gpu_blocks or 0) // config.parallel_config.data_parallel_size
-    if not blocks:
+    if params is None or params.max_tokens is None or num_prompt is None or not blocks:
         return
     tokens = min(num_prompt + params.max_tokens, config.model_config.max_model_len)
     if not Pool(plan.classes, blocks - 1, config.max_in_flight_tokens).fits_alone(tightest, tokens):
