@@ -3,8 +3,8 @@
     python tools/soak.py --minutes 30
 
 Clients come and go, some hang up in the middle, some ask for budgets, some for nonsense. At the end
-the server must hold no block, remember no request, and use about as much memory as after the first
-tenth. The last line is one JSON object.
+the server must hold no block, remember no request, have its budgets where they began, and use about
+as much memory as after the first tenth. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ from streaming import complete
 
 GROWTH = 0.05
 """Share by which the server's memory may grow after the first tenth."""
-PREPARED = 128
-"""vLLM's linear layers keep what oneDNN prepared for the last so many counts of tokens in a step.
-Memory is compared from when those places are taken."""
-BATCH_TOKENS = 512
+BATCH_TOKENS = 128
+"""Most tokens of a step. vLLM's linear layers keep what oneDNN prepared for the last 128 counts of
+tokens in a step: with no more counts than that they keep all, and after the warm-up nothing new."""
 OPTIONS: list[dict[str, Any] | None] = [
     None,
     None,
@@ -92,7 +91,7 @@ class Client(threading.Thread):
         try:
             with urllib.request.urlopen(request, timeout=300) as stream:
                 for number, line in enumerate(stream):
-                    if b'"error"' in line:
+                    if line.startswith(b"data: {") and "error" in json.loads(line[6:]):
                         return "error in stream"
                     if hang_up and number > rng.randrange(1, 40):
                         return "hung up"
@@ -104,10 +103,10 @@ class Client(threading.Thread):
 
 
 def fill_prepared(server: Server) -> None:
-    """Steps of as many different token counts as vLLM's linear layers remember."""
+    """Steps of every count of tokens."""
     rng = random.Random(0)
-    for count in range(1, PREPARED + 1):
-        prompt = [rng.randrange(3000, 40000) for _ in range(count * BATCH_TOKENS // PREPARED)]
+    for count in range(1, BATCH_TOKENS + 1):
+        prompt = [rng.randrange(3000, 40000) for _ in range(count)]
         answer = complete(server.url, prompt, 1, f"prepare{count}")
         if answer.error:
             raise ServerError(f"warming up failed: {answer.error}")
@@ -130,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, default=DEMO, help="model folder")
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--clients", type=int, default=24)
-    parser.add_argument("--memory", type=int, default=128, metavar="MIB", help="of the pool")
+    parser.add_argument("--memory", type=int, default=96, metavar="MIB", help="of the pool")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path(".cache/soak"))
     args = parser.parse_args(argv)
@@ -159,6 +158,8 @@ def main(argv: list[str] | None = None) -> int:
         for client in clients:
             client.join(300)
         outcomes = sum((client.outcomes for client in clients), Counter[str]())
+        idle_bytes(server)
+        complete(server.url, [1000], 2, "calm")  # budgets are looked at when a step begins
         held, late = idle_bytes(server), resident_bytes(server)
         result = {
             "minutes": args.minutes,
@@ -167,6 +168,7 @@ def main(argv: list[str] | None = None) -> int:
             "tightened": metric(server, "vllm_headaware_budget_changes_total"),
             "bytes_held_after": held,
             "requests_after": metric(server, "vllm_headaware_kv_requests"),
+            "level_after": metric(server, "vllm_headaware_budget_level"),
             "memory_growth": late / early - 1,
         }
     allowed = {"completed", "hung up", "refused", "HTTP 400"}
@@ -175,6 +177,8 @@ def main(argv: list[str] | None = None) -> int:
         and outcomes["completed"] > 0
         and not held
         and not result["requests_after"]
+        and result["tightened"]
+        and not result["level_after"]
         and not result["preemptions"]
         and late / early - 1 < GROWTH
     )
