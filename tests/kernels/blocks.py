@@ -18,7 +18,7 @@ def read_block(
         share: int8 [bytes], contiguous.
 
     Returns:
-        K and V as float32 [block_tokens, head_size] as they are stored (rotated for int4), and the
+        K and V as float32 [block_tokens, head_size] as they are stored (rotated if quantised), and
         scale of each row as float32 [block_tokens] (0 for unquantised formats).
     """
     tokens, size = block_tokens, head_size

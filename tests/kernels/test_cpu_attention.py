@@ -2,7 +2,8 @@
 
 Everything around the real data is poison: blocks start as NaN bytes, outputs as NaN, rows are
 strided through NaN. Quantised formats are checked twice: attention against exactly what the blocks
-hold, and what the blocks hold against what was written.
+hold, and what the blocks hold against what was written. Their queries lie on the steps that
+kernels round queries to, so that no rounding goes either way; any others have a test of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ from tests.kernels.blocks import read_block
 from vllm_headaware.kernels.cpu.attention import ClassCache, ClassStep, LayerAttention
 from vllm_headaware.kernels.cpu.library import INSTRUCTION_SETS, find_kernel
 from vllm_headaware.kernels.formats import FORMATS
-from vllm_headaware.kernels.reference import UNLIMITED, HeadRule, attention, stored, visible
+from vllm_headaware.kernels.reference import (
+    UNLIMITED,
+    HeadRule,
+    asked,
+    attention,
+    stored,
+    visible,
+)
 
 NUM_KV_HEADS = 3
 OWNERS = ((1,), (0, 2))
@@ -25,8 +33,9 @@ OWNERS = ((1,), (0, 2))
 LENGTHS = (5, 1, 70, 333, 700, 1500)
 CHUNKS = (40, 3, 70, 64, 129, 1000)
 BOUND = {"float32": 5e-6, "bfloat16": 5e-6, "float16": 5e-6, "int8": 1e-3, "int4": 2e-3}
-"""Largest error on rows of unit variance, given what is stored: 15-bit queries and weights cost the
-quantised formats the difference."""
+"""Largest error on rows of unit variance, given what is stored: 16-bit weights cost the quantised
+formats the difference."""
+QUERY_STEP = 1 / 40
 
 
 def available() -> list[str]:
@@ -62,6 +71,8 @@ class Batch:
             return [torch.randn(s, generator=rng).to(io).float() for s in shapes]
 
         self.q, self.k, self.v = rows(NUM_KV_HEADS * group), rows(NUM_KV_HEADS), rows(NUM_KV_HEADS)
+        if FORMATS[kv_format].quantised:
+            self.q = [on_steps(q).to(io).float() for q in self.q]
         width = max(lengths) // block + 2
         needed = len(lengths) * width
         order = torch.randperm(2 * needed, generator=rng).to(torch.int32)
@@ -145,7 +156,7 @@ class Batch:
         mass = torch.zeros(self.tables[0].shape[1] * self.block, dtype=torch.float64)
         for head in OWNERS[class_index]:
             q = self.q[request][:, head * self.group : (head + 1) * self.group].double()
-            if self.format == "int4":
+            if FORMATS[self.format].quantised:
                 q = q @ _rotation(self.head_size)
             logits = torch.einsum("qhd,kd->hqk", q, k[:, head].double()) * self.head_size**-0.5
             mass[:n] += logits.masked_fill(~seen, float("-inf")).softmax(-1).sum((0, 1))
@@ -155,12 +166,12 @@ class Batch:
         """The float64 reference on what the blocks hold."""
         k, v = (rows.double() for rows in self.stored_rows(request))
         q = self.q[request].double()
-        if self.format == "int4":  # K and V are stored rotated
+        if quantised := FORMATS[self.format].quantised:  # K and V are stored rotated
             turn = _rotation(self.head_size)
             q = q @ turn
         rules = [self.rule_of(request), UNLIMITED, self.rule_of(request)]
         out = attention(q, k, v, rules, self.head_size**-0.5)
-        return out @ turn if self.format == "int4" else out
+        return out @ turn if quantised else out
 
 
 def _strided(rows: torch.Tensor) -> torch.Tensor:
@@ -170,6 +181,14 @@ def _strided(rows: torch.Tensor) -> torch.Tensor:
     view = wide[:, : heads * size].unflatten(1, (heads, size))
     view.copy_(rows)
     return view
+
+
+def on_steps(q: torch.Tensor) -> torch.Tensor:
+    """Rows that are multiples of QUERY_STEP when rotated, the largest 127 of them."""
+    turn = _rotation(q.shape[-1]).float()
+    steps = (q @ turn / QUERY_STEP).round().clamp(-127, 127)
+    steps.scatter_(-1, steps.abs().argmax(-1, keepdim=True), 127.0)
+    return steps * QUERY_STEP @ turn
 
 
 def _rotation(size: int) -> torch.Tensor:
@@ -192,6 +211,20 @@ def largest_error(batch: Batch, outputs: list[torch.Tensor]) -> float:
 def test_output_is_the_reference(kv_format: str, instruction_set: str) -> None:
     batch = Batch(kv_format, instruction_set=instruction_set)
     assert largest_error(batch, batch.serve()) < BOUND[kv_format]
+
+
+@pytest.mark.parametrize("kv_format", ["int8", "int4"])
+@pytest.mark.parametrize("instruction_set", available())
+def test_queries_are_rounded_to_8_bits(kv_format: str, instruction_set: str) -> None:
+    batch = Batch(kv_format, instruction_set=instruction_set, lengths=(300,))
+    rng = torch.Generator().manual_seed(1)
+    batch.q[0] = torch.randn(batch.q[0].shape, generator=rng)
+    outputs = batch.serve((300,))
+    assert 2e-4 < largest_error(batch, outputs) < 3e-2, "no rounding, or too much"
+    batch.q[0] = asked(batch.q[0], kv_format)
+    error = (batch.expected(0) - outputs[0]).abs()
+    # A number half way between two steps may go either way.
+    assert (error < BOUND[kv_format]).float().mean() > 0.98
 
 
 @pytest.mark.parametrize(("head_size", "group"), [(32, 1), (96, 8), (128, 4), (256, 2), (64, 64)])
@@ -251,7 +284,7 @@ def test_rows_are_stored_to_the_nearest_step(kv_format: str) -> None:
     batch.k[0][7] *= 1000
     batch.v[0][9] = 0
     batch.serve((64,))
-    turn = _rotation(64).float() if kv_format == "int4" else torch.eye(64)
+    turn = _rotation(64).float() if FORMATS[kv_format].quantised else torch.eye(64)
     for own, cache, table in zip(OWNERS, batch.caches, batch.tables, strict=True):
         for index, head in enumerate(own):
             share = cache[table[0, 0], index].reshape(-1)
@@ -268,7 +301,7 @@ def test_the_reference_of_a_format_is_what_comes_back(kv_format: str) -> None:
     batch = Batch(kv_format, lengths=(200,))
     batch.serve((200,))
     k, v = batch.stored_rows(0)
-    turn = _rotation(64).float() if kv_format == "int4" else torch.eye(64)
+    turn = _rotation(64).float() if FORMATS[kv_format].quantised else torch.eye(64)
     for rows, read in ((batch.k[0], k), (batch.v[0], v)):
         near = torch.isclose(stored(rows, kv_format), read @ turn, atol=1e-5, rtol=1e-5)
         # A number half way between two steps may go either way.

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from vllm_headaware.kernels.formats import FORMATS
+
 
 @dataclass(frozen=True)
 class HeadRule:
@@ -106,10 +108,11 @@ def attention(
     out = torch.empty(num_queries, num_query_heads, v.shape[2], dtype=q.dtype)
     for head, rule in enumerate(rules):
         mine = slice(head * group, (head + 1) * group)
-        keys, values = k[:, head], v[:, head]
+        queries, keys, values = q[:, mine], k[:, head], v[:, head]
         if rule.kv_format != "float32":
+            queries = asked(queries.float(), rule.kv_format)
             keys, values = (stored(rows.float(), rule.kv_format) for rows in (keys, values))
-        logits = torch.einsum("qhd,kd->hqk", q[:, mine].double(), keys.double()) * scale
+        logits = torch.einsum("qhd,kd->hqk", queries.double(), keys.double()) * scale
         logits.masked_fill_(~visible(query_pos, key_pos, rule), float("-inf"))
         weights = logits.softmax(-1)
         out[:, mine] = torch.einsum("hqk,kd->qhd", weights, values.double()).to(q.dtype)
@@ -119,7 +122,7 @@ def attention(
 def stored(x: torch.Tensor, kv_format: str) -> torch.Tensor:
     """What comes back of K or V rows after they were stored in a KV format.
 
-    int8: one scale per row, symmetric. int4: a Hadamard rotation of the row, then a scale and a
+    A Hadamard rotation of the row, then int8: one scale per row, symmetric; int4: a scale and a
     lowest value per row, asymmetric. Scales and lowest values are bfloat16.
 
     Args:
@@ -134,8 +137,10 @@ def stored(x: torch.Tensor, kv_format: str) -> torch.Tensor:
     if kv_format == "bfloat16":
         return x.bfloat16().float()
     if kv_format == "int8":
-        scale = (x.abs().amax(-1, keepdim=True) / 127).bfloat16().float()
-        return (x / scale.clamp(min=1e-30)).round().clamp(-127, 127) * scale
+        rotation = _hadamard(x.shape[-1])
+        y = x @ rotation
+        scale = (y.abs().amax(-1, keepdim=True) / 127).bfloat16().float()
+        return (y / scale.clamp(min=1e-30)).round().clamp(-127, 127) * scale @ rotation
     if kv_format == "int4":
         rotation = _hadamard(x.shape[-1])
         y = x @ rotation
@@ -146,6 +151,25 @@ def stored(x: torch.Tensor, kv_format: str) -> torch.Tensor:
     if kv_format == "float32":
         return x
     raise ValueError(f"unknown KV format {kv_format!r}")
+
+
+def asked(q: torch.Tensor, kv_format: str) -> torch.Tensor:
+    """What is left of query rows that are to meet keys of a KV format.
+
+    int8 and int4: a Hadamard rotation of the row, rounded to 8 bits with one scale per row.
+
+    Args:
+        q: float32 [..., head_size].
+
+    Returns:
+        float32, shape of q.
+    """
+    if not FORMATS[kv_format].quantised:
+        return q
+    rotation = _hadamard(q.shape[-1])
+    y = q @ rotation
+    step = y.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
+    return (y / step).round() * step @ rotation
 
 
 def _hadamard(size: int) -> torch.Tensor:

@@ -72,16 +72,18 @@ inline void multiply(const float* a, int a_stride, const uint8_t* b, const uint8
 // Hadamard transform over runs of the largest power of two that divides n; its own inverse.
 // Spreads outlier channels before rounding to few bits (QuaRot, arXiv 2404.00456).
 inline void rotate(float* x, int n) {
-  const int run = n & -n;
-  for (int h = 1; h < run; h *= 2)
-    for (int i = 0; i < n; i += 2 * h)
-      for (int j = i; j < i + h; ++j) {
-        const float a = x[j], b = x[j + h];
-        x[j] = a + b;
-        x[j + h] = a - b;
-      }
+  const int run = n & -n;  // at least GRANULE
   const float norm = 1.0f / std::sqrt(float(run));
-  for (int i = 0; i < n; ++i) x[i] *= norm;
+  for (int i = 0; i < n; i += W) {
+    store(x + i, butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(load(x + i) * norm)))));
+  }
+  for (int h = W; h < run; h *= 2)
+    for (int i = 0; i < n; i += 2 * h)
+      for (int j = i; j < i + h; j += W) {
+        const vf a = load(x + j), b = load(x + j + h);
+        store(x + j, a + b);
+        store(x + j + h, a - b);
+      }
 }
 
 inline void read_row(const HaRows& rows, int32_t dtype, int64_t token, int head, int n, float* out) {
@@ -114,7 +116,7 @@ inline void write_row(const HaRows& rows, int32_t dtype, int64_t token, int head
 // Integers of a row and what gives them back: value = low + scale * q.
 template <class F>
 inline void quantise(float* x, int n, uint16_t* scale, uint16_t* low) {
-  if constexpr (F::rotated) rotate(x, n);
+  rotate(x, n);
   float least = x[0], most = x[0];
   for (int i = 1; i < n; ++i) {
     least = std::min(least, x[i]);
@@ -188,12 +190,19 @@ struct Softmax {
   float most, sum;
 };
 
+// The V of a panel, quantised: scale and lowest value of every token, and where each tile begins.
+struct PanelValues {
+  alignas(64) float scale[PANEL], low[PANEL];
+  const uint8_t *begin[PANEL_TILES], *next[PANEL_TILES];
+  int64_t quad_step;
+};
+
 // The query rows of an item, scaled, and room for one tile made floats.
 struct Queries {
   alignas(64) float rows[MAX_ROWS * MAX_HEAD];
-  float sums[MAX_ROWS];
+  // Quantised only: the rows as integers, and the sums of the rows in their steps.
   Narrow<MAX_HEAD, false> narrow[MAX_ROWS];
-  int32_t narrow_sums[MAX_ROWS];
+  float sums[MAX_ROWS];
   alignas(64) mutable float unpacked[MAX_HEAD * GRANULE];
 };
 
@@ -265,7 +274,7 @@ struct Head {
     }
   }
 
-  // Scores of all rows against one tile, in units of log2.
+  // Scores of all rows against one tile, in units of log2 times the step of a quantised query.
   void score(const Region<F>& r, int tile, const Queries& q, int rows, float* scores,
              const uint8_t* next) const {
     const int D = layer.head_size;
@@ -278,8 +287,7 @@ struct Head {
           [&](int i, const int32_t* sums) {
             for (int j = 0; j < NV; ++j) {
               vi x = *reinterpret_cast<const vi_loose*>(sums + j * W);
-              vf dot = __builtin_convertvector(x - F::key_offset * q.narrow_sums[i], vf);
-              dot *= q.narrow[i].step * scale[j];
+              vf dot = __builtin_convertvector(x, vf) * scale[j];
               if constexpr (Region<F>::has_low()) dot += low[j] * q.sums[i];
               store(scores + i * PANEL + j * W, dot);
             }
@@ -312,49 +320,57 @@ struct Head {
     }
   }
 
-  // out[row] += weights[row] x V over the tiles of a panel, in integers. Weights of tokens that a row
-  // does not see are 0.
-  void accumulate_narrow(const Item& item, const Visible& visible, int panel, int count, int last,
-                         float* weights, int rows, float* out, const Tiles<F>& tiles) const {
-    const int D = layer.head_size;
-    alignas(64) float scale[PANEL], low[PANEL];
-    const uint8_t *begin[PANEL_TILES], *next[PANEL_TILES];
-    int64_t quad_step = 0;
+  void find_values(const Item& item, const Visible& visible, int panel, int count, int last,
+                   const Tiles<F>& tiles, PanelValues& values) const {
     for (int i = 0; i < count; ++i) {
       const int token = visible.tile(panel + i) * GRANULE, at = token % c.block_tokens;
       const Region<F> r = region(item.request, token);
-      value_scales(r, at, std::min(GRANULE, last + 1 - token), scale + i * GRANULE,
-                   low + i * GRANULE);
-      begin[i] = r.values() + at * r.row_bytes();
-      next[i] = tiles.after(panel, count + i, count);
-      quad_step = 4 * r.row_bytes();
+      value_scales(r, at, std::min(GRANULE, last + 1 - token), values.scale + i * GRANULE,
+                   values.low + i * GRANULE);
+      values.begin[i] = r.values() + at * r.row_bytes();
+      values.next[i] = tiles.after(panel, count + i, count);
+      values.quad_step = 4 * r.row_bytes();
     }
-    static thread_local Narrow<PANEL, true> narrow[MAX_ROWS];
-    for (int i = 0; i < rows; ++i) {
-      float* w = weights + i * PANEL;
-      vf lows = {};
-      for (int t = 0; t < count * GRANULE; t += W) {
-        const vf weight = load(w + t);
-        if constexpr (Region<F>::has_low()) lows += weight * load(low + t);
-        store(w + t, weight * load(scale + t));
-      }
-      narrow[i].set(w, count * GRANULE);
-      if constexpr (Region<F>::has_low()) {
-        const float sum = hsum(lows);
-        for (int k = 0; k < D; k += W) store(out + i * D + k, load(out + i * D + k) + sum);
-      }
+  }
+
+  // Scores of one row become weights as in soften(), the lowest values of V are added to its output,
+  // and the weights times the scales of V become integers.
+  static float soften_and_narrow(float* scores, int count, float unit, Softmax& state, float* out,
+                                 int D, float* mass, const PanelValues& values,
+                                 Narrow<PANEL, true>& narrow) {
+    vf largest = {}, lows = {};
+    const float keep =
+        soften(scores, count, unit, state, out, D, mass, [&](int t, vf weight) {
+          if constexpr (Region<F>::has_low()) lows += weight * load(values.low + t);
+          weight *= load(values.scale + t);
+          largest = vmax(largest, weight);
+          return weight;
+        });
+    narrow.set(scores, count * GRANULE, hmax(largest));
+    if constexpr (Region<F>::has_low()) {
+      const float sum = hsum(lows);
+      for (int k = 0; k < D; k += W) store(out + k, load(out + k) + sum);
     }
+    return keep;
+  }
+
+  // out[row] += weights[row] x V over the `count` tiles of a panel, in integers. Weights of tokens
+  // that a row does not see are 0.
+  void accumulate_narrow(const Narrow<PANEL, true>* weights, const PanelValues& values, int count,
+                         int rows, float* out) const {
+    const int D = layer.head_size;
     for (int i = 0; i < D; i += LANES)
-      quad_dots<F, true>(
-          narrow, rows,
-          {begin, next, count, i / GRANULE * F::quad_bytes, quad_step, GRANULE / 4},
-          [&](int row, const int32_t* sums) {
-            float* p = out + row * D + i;
-            for (int k = 0; k < LANES; k += W) {
-              vi x = *reinterpret_cast<const vi_loose*>(sums + k);
-              store(p + k, load(p + k) + __builtin_convertvector(x, vf) * narrow[row].step);
-            }
-          });
+      quad_dots<F, true>(weights, rows,
+                         {values.begin, values.next, count, i / GRANULE * F::quad_bytes,
+                          values.quad_step, GRANULE / 4},
+                         [&](int row, const int32_t* sums) {
+                           float* p = out + row * D + i;
+                           for (int k = 0; k < LANES; k += W) {
+                             vi x = *reinterpret_cast<const vi_loose*>(sums + k);
+                             store(p + k, load(p + k) +
+                                              __builtin_convertvector(x, vf) * weights[row].step);
+                           }
+                         });
   }
 
   // out[row] += weights[row] x V over the first `count` tokens of one tile, in floats.
@@ -406,18 +422,20 @@ struct Head {
 
     static thread_local Queries q;
     alignas(64) static thread_local float scores[MAX_ROWS * PANEL];
+    static thread_local Narrow<PANEL, true> weights[MAX_ROWS];
+    PanelValues values;
     for (int i = 0; i < rows; ++i) {
       float* row = q.rows + i * D;
       read_row(call.query, layer.io_dtype, start + item.first + i / group, own * group + i % group,
                D, row);
-      if constexpr (F::quantised)
-        if (F::rotated) rotate(row, D);
+      if constexpr (F::quantised) rotate(row, D);
       float sum = 0;
       for (int k = 0; k < D; ++k) sum += row[k] *= layer.scale * LOG2E;
-      q.sums[i] = sum;
       if constexpr (F::quantised) {
-        q.narrow[i].set(row, D);
-        q.narrow_sums[i] = q.narrow[i].sum(D);
+        float largest = 0;
+        for (int k = 0; k < D; ++k) largest = std::max(largest, std::abs(row[k]));
+        q.narrow[i].set(row, D, largest);
+        q.sums[i] = sum / q.narrow[i].step;
       }
       state[i] = {NEVER, 0};
     }
@@ -432,14 +450,22 @@ struct Head {
               scores + i * GRANULE, tiles.after(panel, i, count));
         hide(visible, token, first, last, group, rows, scores + i * GRANULE);
       }
+      if constexpr (F::quantised) find_values(item, visible, panel, count, last, tiles, values);
       for (int i = 0; i < rows; ++i) {
-        const float keep = soften(scores + i * PANEL, count * GRANULE, state[i], out + i * D, D);
-        if (mass)
-          sum_tiles(scores + i * PANEL, count, keep, mass + i * LONG_RANGE_TILES,
-                    panel - item.tile_begin);
+        float *row = scores + i * PANEL, *row_out = out + i * D, keep;
+        float* row_mass = mass ? mass + i * LONG_RANGE_TILES : nullptr;
+        const int done = panel - item.tile_begin;
+        float* tile_mass = mass ? row_mass + done : nullptr;
+        if constexpr (F::quantised)
+          keep = soften_and_narrow(row, count, q.narrow[i].step, state[i], row_out, D, tile_mass,
+                                   values, weights[i]);
+        else
+          keep = soften(row, count, 1, state[i], row_out, D, tile_mass,
+                        [](int, vf weight) { return weight; });
+        for (int t = 0; mass && t < done; ++t) row_mass[t] *= keep;
       }
       if constexpr (F::quantised) {
-        accumulate_narrow(item, visible, panel, count, last, scores, rows, out, tiles);
+        accumulate_narrow(weights, values, count, rows, out);
       } else {
         for (int i = 0; i < count; ++i) {
           const int token = visible.tile(panel + i) * GRANULE;
@@ -465,37 +491,37 @@ struct Head {
     }
   }
 
-  // Scores become weights relative to the largest score so far; earlier output is brought along, by
-  // the factor that is returned.
-  static float soften(float* scores, int n, Softmax& state, float* out, int D) {
+  // Scores of one row against the `count` tiles of a panel become weights relative to the largest
+  // score so far; earlier output is brought along, by the factor that is returned. `use` takes the
+  // place of a vector of weights and the weights, and returns what is to be kept of them; `mass`, if
+  // not null, gets the sum of the weights of each tile.
+  template <class Use>
+  static float soften(float* scores, int count, float unit, Softmax& state, float* out, int D,
+                      float* mass, Use use) {
     vf most = load(scores);
-    for (int t = W; t < n; t += W) most = vmax(most, load(scores + t));
-    const float now = std::max(state.most, hmax(most));
+    for (int t = W; t < count * GRANULE; t += W) most = vmax(most, load(scores + t));
+    const float now = std::max(state.most, hmax(most) * unit);
     if (now == NEVER) {  // nothing visible yet
-      std::memset(scores, 0, sizeof(float) * n);
+      std::memset(scores, 0, sizeof(float) * count * GRANULE);
+      if (mass) std::memset(mass, 0, sizeof(float) * count);
       return 1;
     }
     vf sum = {};
-    for (int t = 0; t < n; t += W) {
-      vf weight = exp2_nonpositive(load(scores + t) - now);
-      store(scores + t, weight);
-      sum += weight;
+    for (int i = 0; i < count; ++i) {
+      vf of_tile = {};
+      for (int t = i * GRANULE; t < (i + 1) * GRANULE; t += W) {
+        const vf weight = exp2_nonpositive(load(scores + t) * unit - now);
+        of_tile += weight;
+        store(scores + t, use(t, weight));
+      }
+      sum += of_tile;
+      if (mass) mass[i] = hsum(of_tile);
     }
     const float keep = state.most == NEVER ? 0.0f : std::exp2(state.most - now);
     if (keep != 1.0f && state.most != NEVER)
       for (int k = 0; k < D; k += W) store(out + k, load(out + k) * keep);
     state = {now, state.sum * keep + hsum(sum)};
     return keep;
-  }
-
-  // Sums of one row's weights over each tile of a panel, behind `done` earlier ones.
-  static void sum_tiles(const float* weights, int count, float keep, float* mass, int done) {
-    for (int i = 0; i < done; ++i) mass[i] *= keep;
-    for (int i = 0; i < count; ++i) {
-      vf sum = {};
-      for (int j = 0; j < NV; ++j) sum += load(weights + i * GRANULE + j * W);
-      mass[done + i] = hsum(sum);
-    }
   }
 
   void finish(const HaCall& call, const Item& item, float* out, const float* sums) const {
@@ -505,8 +531,7 @@ struct Head {
       float* row = out + i * D;
       const float inverse = 1 / sums[i];
       for (int k = 0; k < D; ++k) row[k] *= inverse;
-      if constexpr (F::quantised)
-        if (F::rotated) rotate(row, D);
+      if constexpr (F::quantised) rotate(row, D);
       write_row(call.output, layer.io_dtype, step.query_start[item.request] + item.first + i / group,
                 own * group + i % group, D, row);
     }

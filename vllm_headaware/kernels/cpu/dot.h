@@ -1,10 +1,11 @@
-// Integer dot products on quads: rows of about 16-bit integers against lanes of 8-bit ones.
+// Integer dot products on quads: rows of 8-bit (queries) or about 16-bit integers (weights) against
+// lanes of 8-bit ones.
 //
-// A row is narrowed once and used against many quads. With VNNI its integers are split in two
-// bytes, so that stored bytes need no widening; elsewhere they are 16-bit and stored bytes are
-// widened to 16 bits.
+// A row is narrowed once and used against many quads. With VNNI a weight is split in two bytes, so
+// that stored bytes need no widening; elsewhere rows are 16-bit and stored bytes are widened.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "formats.h"
@@ -13,39 +14,35 @@ namespace {
 
 constexpr int LANES = GRANULE;  // of a quad
 
-// [N] numbers x as integers, x = step * integer. What multiplies values is a weight, >= 0: it has
-// no sign and takes the bit for precision.
+// [N] numbers x as integers, x = step * integer. What multiplies values is a weight, >= 0: one large
+// weight must not round the many small ones beside it to nothing. Queries are rotated as keys are,
+// which leaves them no large channels, and 8 bits cost them less than 8 bits cost the keys.
 template <int N, bool is_weight>
 struct Narrow {
-  float step;
+  float step;     // above 0
+  int32_t total;  // of a query's integers
 #if defined(__AVX512VNNI__)
-  // Weights are 256 * hi + lo, both unsigned; others 128 * hi + lo, hi signed and lo 7 bits, so that
-  // both can stand on the signed side of a product.
-  static constexpr int lo_bits = is_weight ? 8 : 7;
-  static constexpr int most = is_weight ? 65535 : 16383;
+  // Weights are 256 * hi + lo, both unsigned; queries are hi alone, signed.
+  static constexpr int most = is_weight ? 65535 : 127;
   alignas(64) int8_t hi[N];
-  alignas(64) int8_t lo[N];
+  alignas(64) int8_t lo[is_weight ? N : 1];
 #else
-  static constexpr int most = is_weight ? 32767 : 16383;
+  static constexpr int most = is_weight ? 32767 : 127;
   alignas(64) int16_t x[N];
 #endif
 
-  // Rounds n numbers, a multiple of the vector width. Not for NaN.
-  void set(const float* from, int n) {
-    vf largest_of = {};
-    for (int i = 0; i < n; i += W) {
-      const vf y = load(from + i);
-      largest_of = vmax(largest_of, is_weight ? y : vmax(y, -y));
-    }
-    const float largest = hmax(largest_of);
-    step = largest / most;
+  // Rounds n numbers, a multiple of the vector width, none above `largest`. Not for NaN.
+  void set(const float* from, int n, float largest) {
+    step = std::max(largest / most, 1e-37f);
     const float inverse = largest > 0 ? most / largest : 0;
-    const vf magic = splat(12582912.0f);  // adding and taking it away rounds to an integer
+    vi sum = {};
     for (int i = 0; i < n; i += W) {
-      vi q = __builtin_convertvector((load(from + i) * inverse + magic) - magic, vi);
+      const vi q = nearest(load(from + i) * inverse);
+      if (!is_weight) sum += q;
 #if defined(__AVX512VNNI__)
-      _mm_storeu_si128((__m128i*)(hi + i), _mm512_cvtepi32_epi8((__m512i)(q >> lo_bits)));
-      _mm_storeu_si128((__m128i*)(lo + i), _mm512_cvtepi32_epi8((__m512i)(q & ((1 << lo_bits) - 1))));
+      const int hi_shift = is_weight ? 8 : 0;
+      _mm_storeu_si128((__m128i*)(hi + i), _mm512_cvtepi32_epi8((__m512i)(q >> hi_shift)));
+      if (is_weight) _mm_storeu_si128((__m128i*)(lo + i), _mm512_cvtepi32_epi8((__m512i)q));
 #elif defined(__AVX2__)
       const __m256i y = (__m256i)q;
       _mm_store_si128((__m128i*)(x + i),
@@ -54,18 +51,8 @@ struct Narrow {
       for (int k = 0; k < W; ++k) x[i + k] = int16_t(q[k]);
 #endif
     }
-  }
-
-  int32_t sum(int n) const {
-    int32_t total = 0;
-    for (int i = 0; i < n; ++i) {
-#if defined(__AVX512VNNI__)
-      total += (1 << lo_bits) * hi[i] + lo[i];
-#else
-      total += x[i];
-#endif
-    }
-    return total;
+    total = 0;
+    for (int i = 0; !is_weight && i < W; ++i) total += sum[i];
   }
 };
 
@@ -103,17 +90,20 @@ struct Runs {
 // GCC keeps arrays in registers only where it unrolls the loops over them early.
 #define HA_UNROLL _Pragma("GCC unroll 16")
 
-// out[r][lane] = sum over quads and the 4 elements of a lane of row[r] * stored. A function of its
-// own, because its sums need all registers.
+// out[r][lane] = sum over quads and the 4 elements of a lane of row[r] * stored, where keys are what is
+// stored less key_offset. A function of its own, because its sums need all registers.
 template <class F, bool is_value, bool fetch, int R, int N>
 __attribute__((noinline)) void quad_dot(const Narrow<N, is_value>* rows, const Runs& runs,
                                         int32_t (*out)[LANES]) {
   constexpr bool packed = F::quad_bytes == 64;  // two lanes' elements share a byte
+  auto offset = [&](int r) { return is_value ? 0 : -F::key_offset * rows[r].total; };
 #if defined(__AVX512VNNI__)
-  __m512i hi[R][2], lo[R][2];
+  __m512i hi[R][2], lo[is_value ? R : 1][2];
   HA_UNROLL for (int r = 0; r < R; ++r)
-    HA_UNROLL for (int half = 0; half < 2; ++half)
-      hi[r][half] = lo[r][half] = _mm512_setzero_si512();
+    HA_UNROLL for (int half = 0; half < 2; ++half) {
+      hi[r][half] = _mm512_set1_epi32(offset(r));
+      if (is_value) lo[r][half] = _mm512_setzero_si512();
+    }
   runs.each([&](int n, const uint8_t* quad, const uint8_t* ahead) {
     if (fetch) __builtin_prefetch(ahead, 0, 2);
     if (fetch && !packed) __builtin_prefetch(ahead + 64, 0, 2);
@@ -125,18 +115,21 @@ __attribute__((noinline)) void quad_dot(const Narrow<N, is_value>* rows, const R
     HA_UNROLL for (int r = 0; r < R; ++r) {
       int32_t a, b;
       std::memcpy(&a, rows[r].hi + 4 * n, 4);
-      std::memcpy(&b, rows[r].lo + 4 * n, 4);
-      const __m512i y = _mm512_set1_epi32(a), z = _mm512_set1_epi32(b);
-      HA_UNROLL for (int half = 0; half < 2; ++half) {
+      const __m512i y = _mm512_set1_epi32(a);
+      HA_UNROLL for (int half = 0; half < 2; ++half)
         hi[r][half] = is_value ? add_dots(hi[r][half], y, x[half]) : add_dots(hi[r][half], x[half], y);
-        lo[r][half] = is_value ? add_dots(lo[r][half], z, x[half]) : add_dots(lo[r][half], x[half], z);
+      if (is_value) {
+        std::memcpy(&b, rows[r].lo + 4 * n, 4);
+        const __m512i z = _mm512_set1_epi32(b);
+        HA_UNROLL for (int half = 0; half < 2; ++half) lo[r][half] = add_dots(lo[r][half], z, x[half]);
       }
     }
   });
   HA_UNROLL for (int r = 0; r < R; ++r)
     HA_UNROLL for (int half = 0; half < 2; ++half)
       _mm512_storeu_si512(out[r] + 16 * half,
-                          _mm512_add_epi32(_mm512_slli_epi32(hi[r][half], rows->lo_bits), lo[r][half]));
+                          is_value ? _mm512_add_epi32(_mm512_slli_epi32(hi[r][half], 8), lo[r][half])
+                                   : hi[r][half]);
 #elif defined(__AVX2__)
   for (int half = 0; half < 2; ++half) {
     const int from = packed ? 0 : 64 * half;
@@ -162,12 +155,13 @@ __attribute__((noinline)) void quad_dot(const Narrow<N, is_value>* rows, const R
       HA_UNROLL for (int p = 0; p < 4; p += 2) {
         const __m256i pairs = _mm256_hadd_epi32(sum[r][p], sum[r][p + 1]);
         _mm256_storeu_si256((__m256i*)(out[r] + 16 * half + 4 * p),
-                            _mm256_permute4x64_epi64(pairs, 0xd8));
+                            _mm256_add_epi32(_mm256_permute4x64_epi64(pairs, 0xd8),
+                                             _mm256_set1_epi32(offset(r))));
       }
   }
 #else
   for (int r = 0; r < R; ++r)
-    for (int lane = 0; lane < LANES; ++lane) out[r][lane] = 0;
+    for (int lane = 0; lane < LANES; ++lane) out[r][lane] = offset(r);
   runs.each([&](int n, const uint8_t* quad, const uint8_t*) {
     for (int r = 0; r < R; ++r)
       for (int lane = 0; lane < LANES; ++lane)
@@ -184,7 +178,7 @@ __attribute__((noinline)) void quad_dot(const Narrow<N, is_value>* rows, const R
 // once, with the first rows.
 template <class F, bool is_value, int N, class Use>
 inline void quad_dots(const Narrow<N, is_value>* rows, int num_rows, const Runs& runs, Use use) {
-  constexpr int MOST = W == 16 ? 6 : 3;
+  constexpr int MOST = W < 16 ? 3 : is_value ? 6 : 12;  // what registers hold the sums of
   alignas(64) int32_t sums[MOST][LANES];
   int r = 0;
   auto pass = [&](auto count, auto fetch) {
@@ -197,6 +191,7 @@ inline void quad_dots(const Narrow<N, is_value>* rows, int num_rows, const Runs&
   };
   auto widest = [&](auto fetch) {
     return pass(std::integral_constant<int, MOST>{}, fetch) ||
+           (MOST > 6 && pass(std::integral_constant<int, 6>{}, fetch)) ||
            (MOST > 3 && pass(std::integral_constant<int, 3>{}, fetch)) ||
            pass(std::integral_constant<int, 2>{}, fetch) ||
            pass(std::integral_constant<int, 1>{}, fetch);

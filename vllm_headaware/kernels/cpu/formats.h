@@ -59,12 +59,12 @@ struct Float16 {
   }
 };
 
-// Symmetric: value = scale * q, q in -127..127. K is stored as q + 128, V as q: what u8 x s8 dot
+// Both are rotated, which spreads outlier channels before rounding (see attend.cpp). Symmetric: value =
+// scale * q, q in -127..127. K is stored as q + 128, V as q: what u8 x s8 dot
 // products take.
 struct Int8 {
   static constexpr int quad_bytes = 128;
   static constexpr bool quantised = true;
-  static constexpr bool rotated = false;
   static constexpr int lowest = -127, highest = 127;
   static constexpr int key_offset = 128;
 
@@ -78,7 +78,6 @@ struct Int8 {
 struct Int4 {
   static constexpr int quad_bytes = 64;
   static constexpr bool quantised = true;
-  static constexpr bool rotated = true;
   static constexpr int lowest = 0, highest = 15;
   static constexpr int key_offset = 0;
 

@@ -58,7 +58,32 @@ inline float hsum(vf x) {
   return reduce(x, [](auto a, auto b) { return a + b; });
 }
 
-// 2^x for x <= 0; 0 below -126. Relative error about 1e-7 (Taylor polynomial of degree 6 on
+// Sums of the pairs of elements whose indices differ in the bit h, then their differences.
+template <int h>
+inline vf butterfly(vf x) {
+  if constexpr (h >= W) return x;
+  vi other;
+  vf sign;
+  for (int i = 0; i < W; ++i) {
+    other[i] = i ^ h;
+    sign[i] = i & h ? -1.0f : 1.0f;
+  }
+  return __builtin_shuffle(x, other) + x * sign;
+}
+
+// The nearest integers; |x| below 2^22.
+inline vi nearest(vf x) {
+#if defined(__AVX512F__)
+  return (vi)_mm512_cvtps_epi32((__m512)x);
+#elif defined(__AVX2__)
+  return (vi)_mm256_cvtps_epi32((__m256)x);
+#else
+  const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it and taking it away rounds
+  return __builtin_convertvector((x + magic) - magic, vi);
+#endif
+}
+
+// 2^x for x <= 0; 0 below -126. Relative error below 1e-7 (polynomial of degree 5 that is closest on
 // [-0.5, 0.5]).
 inline vf exp2_nonpositive(vf x) {
 #if defined(__AVX512F__)
@@ -69,13 +94,12 @@ inline vf exp2_nonpositive(vf x) {
   vf whole = (seen + magic) - magic;
 #endif
   vf f = x - whole;
-  vf p = splat(1.5403530e-4f);
-  p = p * f + 1.3333558e-3f;
-  p = p * f + 9.6181291e-3f;
-  p = p * f + 5.5504109e-2f;
-  p = p * f + 2.4022651e-1f;
-  p = p * f + 6.9314718e-1f;
-  p = p * f + 1.0f;
+  vf p = splat(1.32764606e-3f);
+  p = p * f + 9.67554124e-3f;
+  p = p * f + 5.55071331e-2f;
+  p = p * f + 2.40221197e-1f;
+  p = p * f + 6.93146967e-1f;
+  p = p * f + 1.00000007f;
 #if defined(__AVX512F__)
   return (vf)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, (__m512)splat(-126.0f), _CMP_GE_OQ),
                                     (__m512)p, (__m512)whole);
