@@ -63,6 +63,9 @@ class Batch:
         self.windows, self.measured = windows, measured
         self.format, self.head_size, self.group, self.block = kv_format, head_size, group, block
         self.io, self.lengths = io, lengths
+        # Quantised K and V are stored rotated.
+        quantised = FORMATS[kv_format].quantised
+        self.turn = _rotation(head_size) if quantised else torch.eye(head_size).double()
         self.rule = rule or HeadRule(sink=block, window=100, block=block)
         rng = torch.Generator().manual_seed(seed)
 
@@ -71,7 +74,7 @@ class Batch:
             return [torch.randn(s, generator=rng).to(io).float() for s in shapes]
 
         self.q, self.k, self.v = rows(NUM_KV_HEADS * group), rows(NUM_KV_HEADS), rows(NUM_KV_HEADS)
-        if FORMATS[kv_format].quantised:
+        if quantised:
             self.q = [on_steps(q).to(io).float() for q in self.q]
         width = max(lengths) // block + 2
         needed = len(lengths) * width
@@ -156,22 +159,19 @@ class Batch:
         mass = torch.zeros(self.tables[0].shape[1] * self.block, dtype=torch.float64)
         for head in OWNERS[class_index]:
             q = self.q[request][:, head * self.group : (head + 1) * self.group].double()
-            if FORMATS[self.format].quantised:
-                q = q @ _rotation(self.head_size)
-            logits = torch.einsum("qhd,kd->hqk", q, k[:, head].double()) * self.head_size**-0.5
+            logits = (
+                torch.einsum("qhd,kd->hqk", q @ self.turn, k[:, head].double())
+                * self.head_size**-0.5
+            )
             mass[:n] += logits.masked_fill(~seen, float("-inf")).softmax(-1).sum((0, 1))
         return mass.view(-1, self.block).sum(1)
 
     def expected(self, request: int) -> torch.Tensor:
         """The float64 reference on what the blocks hold."""
         k, v = (rows.double() for rows in self.stored_rows(request))
-        q = self.q[request].double()
-        if quantised := FORMATS[self.format].quantised:  # K and V are stored rotated
-            turn = _rotation(self.head_size)
-            q = q @ turn
+        q = self.q[request].double() @ self.turn
         rules = [self.rule_of(request), UNLIMITED, self.rule_of(request)]
-        out = attention(q, k, v, rules, self.head_size**-0.5)
-        return out @ turn if quantised else out
+        return attention(q, k, v, rules, self.head_size**-0.5) @ self.turn
 
 
 def _strided(rows: torch.Tensor) -> torch.Tensor:
@@ -284,7 +284,7 @@ def test_rows_are_stored_to_the_nearest_step(kv_format: str) -> None:
     batch.k[0][7] *= 1000
     batch.v[0][9] = 0
     batch.serve((64,))
-    turn = _rotation(64).float() if FORMATS[kv_format].quantised else torch.eye(64)
+    turn = batch.turn.float()
     for own, cache, table in zip(OWNERS, batch.caches, batch.tables, strict=True):
         for index, head in enumerate(own):
             share = cache[table[0, 0], index].reshape(-1)
@@ -301,7 +301,7 @@ def test_the_reference_of_a_format_is_what_comes_back(kv_format: str) -> None:
     batch = Batch(kv_format, lengths=(200,))
     batch.serve((200,))
     k, v = batch.stored_rows(0)
-    turn = _rotation(64).float() if FORMATS[kv_format].quantised else torch.eye(64)
+    turn = batch.turn.float()
     for rows, read in ((batch.k[0], k), (batch.v[0], v)):
         near = torch.isclose(stored(rows, kv_format), read @ turn, atol=1e-5, rtol=1e-5)
         # A number half way between two steps may go either way.

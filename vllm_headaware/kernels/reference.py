@@ -136,20 +136,18 @@ def stored(x: torch.Tensor, kv_format: str) -> torch.Tensor:
         return x.clamp(-65504, 65504).half().float()
     if kv_format == "bfloat16":
         return x.bfloat16().float()
+    if kv_format == "float32":
+        return x
+    rotation = _hadamard(x.shape[-1])
+    y = x @ rotation
     if kv_format == "int8":
-        rotation = _hadamard(x.shape[-1])
-        y = x @ rotation
         scale = (y.abs().amax(-1, keepdim=True) / 127).bfloat16().float()
         return (y / scale.clamp(min=1e-30)).round().clamp(-127, 127) * scale @ rotation
     if kv_format == "int4":
-        rotation = _hadamard(x.shape[-1])
-        y = x @ rotation
         low = y.amin(-1, keepdim=True).bfloat16().float()
         scale = ((y.amax(-1, keepdim=True) - low) / 15).bfloat16().float()
         q = ((y - low) / scale.clamp(min=1e-30)).round().clamp(0, 15)
         return (low + q * scale) @ rotation
-    if kv_format == "float32":
-        return x
     raise ValueError(f"unknown KV format {kv_format!r}")
 
 

@@ -74,9 +74,8 @@ inline void multiply(const float* a, int a_stride, const uint8_t* b, const uint8
 inline void rotate(float* x, int n) {
   const int run = n & -n;  // at least GRANULE
   const float norm = 1.0f / std::sqrt(float(run));
-  for (int i = 0; i < n; i += W) {
+  for (int i = 0; i < n; i += W)
     store(x + i, butterfly<8>(butterfly<4>(butterfly<2>(butterfly<1>(load(x + i) * norm)))));
-  }
   for (int h = W; h < run; h *= 2)
     for (int i = 0; i < n; i += 2 * h)
       for (int j = i; j < i + h; j += W) {

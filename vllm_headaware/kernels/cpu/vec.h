@@ -89,9 +89,8 @@ inline vf exp2_nonpositive(vf x) {
 #if defined(__AVX512F__)
   vf whole = (vf)_mm512_roundscale_ps((__m512)x, 0);
 #else
-  const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  vf seen = x < splat(-126.0f) ? splat(-126.0f) : x;
-  vf whole = (seen + magic) - magic;
+  const vi integer = nearest(x < splat(-126.0f) ? splat(-126.0f) : x);
+  const vf whole = __builtin_convertvector(integer, vf);
 #endif
   vf f = x - whole;
   vf p = splat(1.32764606e-3f);
@@ -104,7 +103,7 @@ inline vf exp2_nonpositive(vf x) {
   return (vf)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, (__m512)splat(-126.0f), _CMP_GE_OQ),
                                     (__m512)p, (__m512)whole);
 #else
-  vi power = (__builtin_convertvector(whole, vi) + 127) << 23;
+  vi power = (integer + 127) << 23;
   vf y = p * (vf)power;
   return x < splat(-126.0f) ? vf{} : y;
 #endif
