@@ -227,6 +227,21 @@ def test_queries_are_rounded_to_8_bits(kv_format: str, instruction_set: str) -> 
     assert (error < BOUND[kv_format]).float().mean() > 0.98
 
 
+@pytest.mark.parametrize("instruction_set", available())
+def test_many_small_weights_beside_one_keep_their_sum(instruction_set: str) -> None:
+    """Their panel matters little to the row, and each of them is below a step of 8 bits."""
+    batch = Batch("int8", lengths=(1280,), instruction_set=instruction_set)
+    direction = on_steps(torch.randn(64, generator=torch.Generator().manual_seed(2)))
+    batch.q[0][:] = direction
+    of_one = direction.norm() ** 2 * 64**-0.5
+    logits = torch.full((1280,), 3.0)
+    logits[256:] = 3.0 - 6.2  # e^-6.2 is half a step of 255
+    logits[256 + 9 :: 256] = 3.0
+    batch.k[0][:] = (logits / of_one)[:, None, None] * direction
+    batch.v[0][:256], batch.v[0][256:] = -1, 1
+    assert largest_error(batch, batch.serve((1275,))) < BOUND["int8"]
+
+
 @pytest.mark.parametrize(("head_size", "group"), [(32, 1), (96, 8), (128, 4), (256, 2), (64, 64)])
 @pytest.mark.parametrize("kv_format", ["float32", "int8", "int4"])
 def test_other_shapes(kv_format: str, head_size: int, group: int) -> None:

@@ -25,6 +25,7 @@ constexpr int FETCH_BYTES = 8192;     // how far ahead of use memory is asked fo
 constexpr int MAX_ROWS = 64;          // rows of one item
 constexpr int FEW_ROWS = 8;           // with more rows, make floats of a 16-bit tile first
 constexpr int MAX_HEAD = 512;
+constexpr int SMALL = 7;  // weights below 2^-7 of what a row has in all are small
 constexpr float LOG2E = 1.4426950408889634f;
 constexpr float NEVER = -std::numeric_limits<float>::infinity();
 
@@ -114,27 +115,29 @@ inline void write_row(const HaRows& rows, int32_t dtype, int64_t token, int head
 
 // Integers of a row and what gives them back: value = low + scale * q.
 template <class F>
-inline void quantise(float* x, int n, uint16_t* scale, uint16_t* low) {
+inline void quantise(float* x, int n, int32_t* q, uint16_t* scale, uint16_t* low) {
   rotate(x, n);
-  float least = x[0], most = x[0];
-  for (int i = 1; i < n; ++i) {
-    least = std::min(least, x[i]);
-    most = std::max(most, x[i]);
+  vf largest = load(x), least = largest;
+  for (int i = W; i < n; i += W) {
+    largest = vmax(largest, load(x + i));
+    least = vmin(least, load(x + i));
   }
+  const float most = hmax(largest), fewest = -hmax(-least);
   float step, base = 0;
   if constexpr (F::lowest == 0) {
-    *low = to_bf16(least);
+    *low = to_bf16(fewest);
     base = from_bf16(*low);
     step = (most - base) / F::highest;
   } else {
-    step = std::max(most, -least) / F::highest;
+    step = std::max(most, -fewest) / F::highest;
   }
   *scale = to_bf16(step);
   step = from_bf16(*scale);
   const float inverse = step > 0 ? 1 / step : 0;
-  for (int i = 0; i < n; ++i)
-    x[i] = std::min(std::max(std::nearbyint((x[i] - base) * inverse), float(F::lowest)),
-                    float(F::highest));
+  const vf from = splat(F::lowest), to = splat(F::highest);
+  for (int i = 0; i < n; i += W)
+    *reinterpret_cast<vi_loose*>(q + i) =
+        nearest(vmin(vmax((load(x + i) - base) * inverse, from), to));
 }
 
 // ---- one head class ------------------------------------------------------------------------------
@@ -186,7 +189,12 @@ struct Visible {
 };
 
 struct Softmax {
-  float most, sum;
+  float most, sum;  // the largest score in units of log2, and the sum of weights relative to it
+};
+
+// What a panel did to a row: the factor its earlier output took, and its largest weight's log2.
+struct Softened {
+  float keep, largest;
 };
 
 // The V of a panel, quantised: scale and lowest value of every token, and where each tile begins.
@@ -200,9 +208,21 @@ struct PanelValues {
 struct Queries {
   alignas(64) float rows[MAX_ROWS * MAX_HEAD];
   // Quantised only: the rows as integers, and the sums of the rows in their steps.
-  Narrow<MAX_HEAD, false> narrow[MAX_ROWS];
+  Narrow<MAX_HEAD, Row::query> narrow[MAX_ROWS];
   float sums[MAX_ROWS];
   alignas(64) mutable float unpacked[MAX_HEAD * GRANULE];
+};
+
+// The weights of a panel as integers, and which rows they are of.
+template <Row kind>
+struct PanelWeights {
+  Narrow<PANEL, kind> narrow[MAX_ROWS];
+  int row[MAX_ROWS], count;
+
+  void add(int of, const float* weights, int n, float largest) {
+    row[count] = of;
+    narrow[count++].set(weights, n, largest);
+  }
 };
 
 template <class F>
@@ -261,15 +281,24 @@ struct Head {
     const int start = step.query_start[request];
     const int context = step.seq_lens[request] - (step.query_start[request + 1] - start);
     float row[MAX_HEAD];
+    int32_t q[MAX_HEAD];
     for (int t = first; t < last; ++t) {
       const Region<F> r = region(request, context + t);
       const int at = (context + t) % c.block_tokens;
       read_row(call.key, layer.io_dtype, start + t, own, D, row);
-      if constexpr (F::quantised) quantise<F>(row, D, r.key_scale() + at, r.key_low() + at);
-      for (int i = 0; i < D; ++i) r.write_key(at, i, row[i]);
+      if constexpr (F::quantised) {
+        quantise<F>(row, D, q, r.key_scale() + at, r.key_low() + at);
+        for (int i = 0; i < D; ++i) r.write_key(at, i, q[i]);
+      } else {
+        for (int i = 0; i < D; ++i) r.write_key(at, i, row[i]);
+      }
       read_row(call.value, layer.io_dtype, start + t, own, D, row);
-      if constexpr (F::quantised) quantise<F>(row, D, r.value_scale() + at, r.value_low() + at);
-      for (int i = 0; i < D; ++i) r.write_value(at, i, row[i]);
+      if constexpr (F::quantised) {
+        quantise<F>(row, D, q, r.value_scale() + at, r.value_low() + at);
+        for (int i = 0; i < D; ++i) r.write_value(at, i, q[i]);
+      } else {
+        for (int i = 0; i < D; ++i) r.write_value(at, i, row[i]);
+      }
     }
   }
 
@@ -281,8 +310,8 @@ struct Head {
       vf scale[NV], low[NV];
       key_scales(r, tile, scale, low);
       const uint8_t* quads = r.key_tile(tile);
-      quad_dots<F, false>(
-          q.narrow, rows, {&quads, &next, 1, 0, F::quad_bytes, D / 4},
+      quad_dots<F>(
+          q.narrow, rows, {&quads, &next, 1, 0, F::quad_bytes, D / 4}, true,
           [&](int i, const int32_t* sums) {
             for (int j = 0; j < NV; ++j) {
               vi x = *reinterpret_cast<const vi_loose*>(sums + j * W);
@@ -333,43 +362,43 @@ struct Head {
   }
 
   // Scores of one row become weights as in soften(), the lowest values of V are added to its output,
-  // and the weights times the scales of V become integers.
-  static float soften_and_narrow(float* scores, int count, float unit, Softmax& state, float* out,
-                                 int D, float* mass, const PanelValues& values,
-                                 Narrow<PANEL, true>& narrow) {
-    vf largest = {}, lows = {};
-    const float keep =
+  // and the weights are multiplied by the scales of V. `largest` is the largest of the products.
+  static Softened soften_and_scale(float* scores, int count, float unit, Softmax& state, float* out,
+                                int D, float* mass, const PanelValues& values, float& largest) {
+    vf most = {}, lows = {};
+    const Softened softened =
         soften(scores, count, unit, state, out, D, mass, [&](int t, vf weight) {
           if constexpr (Region<F>::has_low()) lows += weight * load(values.low + t);
           weight *= load(values.scale + t);
-          largest = vmax(largest, weight);
+          most = vmax(most, weight);
           return weight;
         });
-    narrow.set(scores, count * GRANULE, hmax(largest));
+    largest = hmax(most);
     if constexpr (Region<F>::has_low()) {
       const float sum = hsum(lows);
       for (int k = 0; k < D; k += W) store(out + k, load(out + k) + sum);
     }
-    return keep;
+    return softened;
   }
 
   // out[row] += weights[row] x V over the `count` tiles of a panel, in integers. Weights of tokens
   // that a row does not see are 0.
-  void accumulate_narrow(const Narrow<PANEL, true>* weights, const PanelValues& values, int count,
-                         int rows, float* out) const {
+  template <Row kind>
+  void accumulate_narrow(const PanelWeights<kind>& weights, const PanelValues& values, int count,
+                         bool fetch, float* out) const {
     const int D = layer.head_size;
     for (int i = 0; i < D; i += LANES)
-      quad_dots<F, true>(weights, rows,
-                         {values.begin, values.next, count, i / GRANULE * F::quad_bytes,
-                          values.quad_step, GRANULE / 4},
-                         [&](int row, const int32_t* sums) {
-                           float* p = out + row * D + i;
-                           for (int k = 0; k < LANES; k += W) {
-                             vi x = *reinterpret_cast<const vi_loose*>(sums + k);
-                             store(p + k, load(p + k) +
-                                              __builtin_convertvector(x, vf) * weights[row].step);
-                           }
-                         });
+      quad_dots<F>(weights.narrow, weights.count,
+                   {values.begin, values.next, count, i / GRANULE * F::quad_bytes,
+                    values.quad_step, GRANULE / 4},
+                   fetch, [&](int n, const int32_t* sums) {
+                     float* p = out + weights.row[n] * D + i;
+                     for (int k = 0; k < LANES; k += W) {
+                       vi x = *reinterpret_cast<const vi_loose*>(sums + k);
+                       store(p + k, load(p + k) + __builtin_convertvector(x, vf) *
+                                                      weights.narrow[n].step);
+                     }
+                   });
   }
 
   // out[row] += weights[row] x V over the first `count` tokens of one tile, in floats.
@@ -421,20 +450,24 @@ struct Head {
 
     static thread_local Queries q;
     alignas(64) static thread_local float scores[MAX_ROWS * PANEL];
-    static thread_local Narrow<PANEL, true> weights[MAX_ROWS];
+    static thread_local PanelWeights<Row::weight> weights;
+    static thread_local PanelWeights<Row::small_weight> small_weights;
     PanelValues values;
     for (int i = 0; i < rows; ++i) {
       float* row = q.rows + i * D;
       read_row(call.query, layer.io_dtype, start + item.first + i / group, own * group + i % group,
                D, row);
       if constexpr (F::quantised) rotate(row, D);
-      float sum = 0;
-      for (int k = 0; k < D; ++k) sum += row[k] *= layer.scale * LOG2E;
+      vf sum = {}, largest = {};
+      for (int k = 0; k < D; k += W) {
+        const vf x = load(row + k) * (layer.scale * LOG2E);
+        store(row + k, x);
+        sum += x;
+        largest = vmax(largest, vmax(x, -x));
+      }
       if constexpr (F::quantised) {
-        float largest = 0;
-        for (int k = 0; k < D; ++k) largest = std::max(largest, std::abs(row[k]));
-        q.narrow[i].set(row, D, largest);
-        q.sums[i] = sum / q.narrow[i].step;
+        q.narrow[i].set(row, D, hmax(largest));
+        q.sums[i] = hsum(sum) / q.narrow[i].step;
       }
       state[i] = {NEVER, 0};
     }
@@ -450,21 +483,30 @@ struct Head {
         hide(visible, token, first, last, group, rows, scores + i * GRANULE);
       }
       if constexpr (F::quantised) find_values(item, visible, panel, count, last, tiles, values);
+      weights.count = small_weights.count = 0;
       for (int i = 0; i < rows; ++i) {
-        float *row = scores + i * PANEL, *row_out = out + i * D, keep;
+        float *row = scores + i * PANEL, *row_out = out + i * D;
+        Softened softened;
         float* row_mass = mass ? mass + i * LONG_RANGE_TILES : nullptr;
         const int done = panel - item.tile_begin;
         float* tile_mass = mass ? row_mass + done : nullptr;
-        if constexpr (F::quantised)
-          keep = soften_and_narrow(row, count, q.narrow[i].step, state[i], row_out, D, tile_mass,
-                                   values, weights[i]);
-        else
-          keep = soften(row, count, 1, state[i], row_out, D, tile_mass,
-                        [](int, vf weight) { return weight; });
-        for (int t = 0; mass && t < done; ++t) row_mass[t] *= keep;
+        if constexpr (F::quantised) {
+          float largest;
+          softened = soften_and_scale(row, count, q.narrow[i].step, state[i], row_out, D, tile_mass,
+                                  values, largest);
+          const bool small = softened.largest < exponent(state[i].sum) - SMALL;
+          if (small && Narrow<PANEL, Row::weight>::two_bytes && F::centred)
+            small_weights.add(i, row, count * GRANULE, largest);
+          else
+            weights.add(i, row, count * GRANULE, largest);
+        } else
+          softened = soften(row, count, 1, state[i], row_out, D, tile_mass,
+                            [](int, vf weight) { return weight; });
+        for (int t = 0; mass && t < done; ++t) row_mass[t] *= softened.keep;
       }
       if constexpr (F::quantised) {
-        accumulate_narrow(weights, values, count, rows, out);
+        accumulate_narrow(weights, values, count, true, out);
+        accumulate_narrow(small_weights, values, count, weights.count == 0, out);
       } else {
         for (int i = 0; i < count; ++i) {
           const int token = visible.tile(panel + i) * GRANULE;
@@ -491,25 +533,25 @@ struct Head {
   }
 
   // Scores of one row against the `count` tiles of a panel become weights relative to the largest
-  // score so far; earlier output is brought along, by the factor that is returned. `use` takes the
-  // place of a vector of weights and the weights, and returns what is to be kept of them; `mass`, if
-  // not null, gets the sum of the weights of each tile.
+  // score so far; earlier output is brought along. `use` takes the place of a vector of weights and
+  // the weights, and returns what is to be kept of them; `mass`, if not null, gets the sum of the
+  // weights of each tile.
   template <class Use>
-  static float soften(float* scores, int count, float unit, Softmax& state, float* out, int D,
-                      float* mass, Use use) {
+  static Softened soften(float* scores, int count, float unit, Softmax& state, float* out, int D,
+                         float* mass, Use use) {
     vf most = load(scores);
     for (int t = W; t < count * GRANULE; t += W) most = vmax(most, load(scores + t));
-    const float now = std::max(state.most, hmax(most) * unit);
+    const float highest = hmax(most) * unit, now = std::max(state.most, highest);
     if (now == NEVER) {  // nothing visible yet
       std::memset(scores, 0, sizeof(float) * count * GRANULE);
       if (mass) std::memset(mass, 0, sizeof(float) * count);
-      return 1;
+      return {1, NEVER};
     }
     vf sum = {};
     for (int i = 0; i < count; ++i) {
       vf of_tile = {};
       for (int t = i * GRANULE; t < (i + 1) * GRANULE; t += W) {
-        const vf weight = exp2_nonpositive(load(scores + t) * unit - now);
+        const vf weight = exp2_nonpositive<F::quantised>(load(scores + t) * unit - now);
         of_tile += weight;
         store(scores + t, use(t, weight));
       }
@@ -520,7 +562,7 @@ struct Head {
     if (keep != 1.0f && state.most != NEVER)
       for (int k = 0; k < D; k += W) store(out + k, load(out + k) * keep);
     state = {now, state.sum * keep + hsum(sum)};
-    return keep;
+    return {keep, highest - now};
   }
 
   void finish(const HaCall& call, const Item& item, float* out, const float* sums) const {

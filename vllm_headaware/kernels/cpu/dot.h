@@ -14,20 +14,35 @@ namespace {
 
 constexpr int LANES = GRANULE;  // of a quad
 
-// [N] numbers x as integers, x = step * integer. What multiplies values is a weight, >= 0: one large
-// weight must not round the many small ones beside it to nothing. Queries are rotated as keys are,
-// which leaves them no large channels, and 8 bits cost them less than 8 bits cost the keys.
-template <int N, bool is_weight>
+// What a row of integers is. Queries are rotated as keys are, which leaves them no large channels, and
+// 8 bits cost them less than 8 bits cost the keys. Weights multiply values and are >= 0; one large
+// weight must not round the many small ones beside it to nothing, so they have about 16 bits, and 8
+// where all of them are small beside the row's other weights.
+enum class Row { query, weight, small_weight };
+
+// What is added to small weights before they are cut to whole numbers, so that of many weights below
+// one step as many become one step as makes their sum right.
+inline vf dither() {
+  vf x;
+  for (int i = 0; i < W; ++i) x[i] = ((i * 7 % 16) + 0.5f) / 16;
+  return x;
+}
+const vf DITHER = dither();
+
+// [N] numbers x as integers, x = step * integer.
+template <int N, Row kind>
 struct Narrow {
+  static constexpr bool is_query = kind == Row::query;
   float step;     // above 0
   int32_t total;  // of a query's integers
 #if defined(__AVX512VNNI__)
-  // Weights are 256 * hi + lo, both unsigned; queries are hi alone, signed.
-  static constexpr int most = is_weight ? 65535 : 127;
-  alignas(64) int8_t hi[N];
-  alignas(64) int8_t lo[is_weight ? N : 1];
+  // A weight of 16 bits is 256 * hi + lo, both unsigned; small ones are hi alone, as are queries, signed.
+  static constexpr bool two_bytes = kind == Row::weight;
+  static constexpr int most = is_query ? 127 : two_bytes ? 65535 : 255;
+  alignas(64) int8_t hi[N], lo[two_bytes ? N : 1];  // N is a multiple of 64
 #else
-  static constexpr int most = is_weight ? 32767 : 127;
+  static constexpr bool two_bytes = false;
+  static constexpr int most = is_query ? 127 : 32767;
   alignas(64) int16_t x[N];
 #endif
 
@@ -36,14 +51,30 @@ struct Narrow {
     step = std::max(largest / most, 1e-37f);
     const float inverse = largest > 0 ? most / largest : 0;
     vi sum = {};
-    for (int i = 0; i < n; i += W) {
-      const vi q = nearest(load(from + i) * inverse);
-      if (!is_weight) sum += q;
+    auto integers = [&](int i) {
+      const vf x = load(from + i) * inverse;
+      const vi q = kind == Row::small_weight ? whole_part(x + DITHER) : nearest(x);
+      if (is_query) sum += q;
+      return q;
+    };
 #if defined(__AVX512VNNI__)
-      const int hi_shift = is_weight ? 8 : 0;
-      _mm_storeu_si128((__m128i*)(hi + i), _mm512_cvtepi32_epi8((__m512i)(q >> hi_shift)));
-      if (is_weight) _mm_storeu_si128((__m128i*)(lo + i), _mm512_cvtepi32_epi8((__m512i)q));
-#elif defined(__AVX2__)
+    for (int i = 0; i < n; i += 4 * W) {
+      __m512i q[4] = {};
+      for (int j = 0; j < 4 && i + j * W < n; ++j) q[j] = (__m512i)integers(i + j * W);
+      if (two_bytes) {
+        const __m512i a = _mm512_packus_epi32(q[0], q[1]), b = _mm512_packus_epi32(q[2], q[3]);
+        const __m512i low = _mm512_set1_epi16(255);
+        put(hi + i, _mm512_packus_epi16(_mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8)));
+        put(lo + i, _mm512_packus_epi16(_mm512_and_si512(a, low), _mm512_and_si512(b, low)));
+      } else {
+        const __m512i a = _mm512_packs_epi32(q[0], q[1]), b = _mm512_packs_epi32(q[2], q[3]);
+        put(hi + i, is_query ? _mm512_packs_epi16(a, b) : _mm512_packus_epi16(a, b));
+      }
+    }
+#else
+    for (int i = 0; i < n; i += W) {
+      const vi q = integers(i);
+#if defined(__AVX2__)
       const __m256i y = (__m256i)q;
       _mm_store_si128((__m128i*)(x + i),
                       _mm_packs_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1)));
@@ -51,9 +82,18 @@ struct Narrow {
       for (int k = 0; k < W; ++k) x[i + k] = int16_t(q[k]);
 #endif
     }
+#endif
     total = 0;
-    for (int i = 0; !is_weight && i < W; ++i) total += sum[i];
+    for (int i = 0; is_query && i < W; ++i) total += sum[i];
   }
+
+#if defined(__AVX512VNNI__)
+  // Bytes of four vectors that were packed in pairs, which interleaves their quarters.
+  static void put(int8_t* to, __m512i bytes) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    _mm512_storeu_si512(to, _mm512_permutexvar_epi32(order, bytes));
+  }
+#endif
 };
 
 #if defined(__AVX512VNNI__)
@@ -92,17 +132,19 @@ struct Runs {
 
 // out[r][lane] = sum over quads and the 4 elements of a lane of row[r] * stored, where keys are what is
 // stored less key_offset. A function of its own, because its sums need all registers.
-template <class F, bool is_value, bool fetch, int R, int N>
-__attribute__((noinline)) void quad_dot(const Narrow<N, is_value>* rows, const Runs& runs,
+template <class F, bool fetch, int R, int N, Row kind>
+__attribute__((noinline)) void quad_dot(const Narrow<N, kind>* rows, const Runs& runs,
                                         int32_t (*out)[LANES]) {
+  constexpr bool is_value = kind != Row::query;
   constexpr bool packed = F::quad_bytes == 64;  // two lanes' elements share a byte
   auto offset = [&](int r) { return is_value ? 0 : -F::key_offset * rows[r].total; };
 #if defined(__AVX512VNNI__)
-  __m512i hi[R][2], lo[is_value ? R : 1][2];
+  constexpr bool two_bytes = Narrow<N, kind>::two_bytes;
+  __m512i hi[R][2], lo[two_bytes ? R : 1][2];
   HA_UNROLL for (int r = 0; r < R; ++r)
     HA_UNROLL for (int half = 0; half < 2; ++half) {
       hi[r][half] = _mm512_set1_epi32(offset(r));
-      if (is_value) lo[r][half] = _mm512_setzero_si512();
+      if (two_bytes) lo[r][half] = _mm512_setzero_si512();
     }
   runs.each([&](int n, const uint8_t* quad, const uint8_t* ahead) {
     if (fetch) __builtin_prefetch(ahead, 0, 2);
@@ -118,7 +160,7 @@ __attribute__((noinline)) void quad_dot(const Narrow<N, is_value>* rows, const R
       const __m512i y = _mm512_set1_epi32(a);
       HA_UNROLL for (int half = 0; half < 2; ++half)
         hi[r][half] = is_value ? add_dots(hi[r][half], y, x[half]) : add_dots(hi[r][half], x[half], y);
-      if (is_value) {
+      if (two_bytes) {
         std::memcpy(&b, rows[r].lo + 4 * n, 4);
         const __m512i z = _mm512_set1_epi32(b);
         HA_UNROLL for (int half = 0; half < 2; ++half) lo[r][half] = add_dots(lo[r][half], z, x[half]);
@@ -128,8 +170,8 @@ __attribute__((noinline)) void quad_dot(const Narrow<N, is_value>* rows, const R
   HA_UNROLL for (int r = 0; r < R; ++r)
     HA_UNROLL for (int half = 0; half < 2; ++half)
       _mm512_storeu_si512(out[r] + 16 * half,
-                          is_value ? _mm512_add_epi32(_mm512_slli_epi32(hi[r][half], 8), lo[r][half])
-                                   : hi[r][half]);
+                          two_bytes ? _mm512_add_epi32(_mm512_slli_epi32(hi[r][half], 8), lo[r][half])
+                                    : hi[r][half]);
 #elif defined(__AVX2__)
   for (int half = 0; half < 2; ++half) {
     const int from = packed ? 0 : 64 * half;
@@ -174,29 +216,31 @@ __attribute__((noinline)) void quad_dot(const Narrow<N, is_value>* rows, const R
 #endif
 }
 
-// The same for any number of rows; `use` takes a row's index and its LANES sums. Memory is asked for
-// once, with the first rows.
-template <class F, bool is_value, int N, class Use>
-inline void quad_dots(const Narrow<N, is_value>* rows, int num_rows, const Runs& runs, Use use) {
-  constexpr int MOST = W < 16 ? 3 : is_value ? 6 : 12;  // what registers hold the sums of
+// The same for any number of rows; `use` takes a row's index and its LANES sums. With `fetch`, memory is
+// asked for once, by the first rows.
+template <class F, int N, Row kind, class Use>
+inline void quad_dots(const Narrow<N, kind>* rows, int num_rows, const Runs& runs, bool fetch,
+                      Use use) {
+  // What registers hold the sums of.
+  constexpr int MOST = W < 16 ? 3 : kind == Row::weight ? 6 : 12;
   alignas(64) int32_t sums[MOST][LANES];
   int r = 0;
-  auto pass = [&](auto count, auto fetch) {
+  auto pass = [&](auto count, auto fetching) {
     constexpr int R = decltype(count)::value;
     if (r + R > num_rows) return false;
-    quad_dot<F, is_value, decltype(fetch)::value, R>(rows + r, runs, sums);
+    quad_dot<F, decltype(fetching)::value, R>(rows + r, runs, sums);
     for (int i = 0; i < R; ++i) use(r + i, sums[i]);
     r += R;
     return true;
   };
-  auto widest = [&](auto fetch) {
-    return pass(std::integral_constant<int, MOST>{}, fetch) ||
-           (MOST > 6 && pass(std::integral_constant<int, 6>{}, fetch)) ||
-           (MOST > 3 && pass(std::integral_constant<int, 3>{}, fetch)) ||
-           pass(std::integral_constant<int, 2>{}, fetch) ||
-           pass(std::integral_constant<int, 1>{}, fetch);
+  auto widest = [&](auto fetching) {
+    return pass(std::integral_constant<int, MOST>{}, fetching) ||
+           (MOST > 6 && pass(std::integral_constant<int, 6>{}, fetching)) ||
+           (MOST > 3 && pass(std::integral_constant<int, 3>{}, fetching)) ||
+           pass(std::integral_constant<int, 2>{}, fetching) ||
+           pass(std::integral_constant<int, 1>{}, fetching);
   };
-  widest(std::true_type{});
+  if (fetch && num_rows) widest(std::true_type{});
   while (r < num_rows) widest(std::false_type{});
 }
 

@@ -66,6 +66,7 @@ struct Int8 {
   static constexpr int quad_bytes = 128;
   static constexpr bool quantised = true;
   static constexpr int lowest = -127, highest = 127;
+  static constexpr bool centred = true;  // the mean of many q is about 0
   static constexpr int key_offset = 128;
 
   template <bool is_value>
@@ -79,6 +80,7 @@ struct Int4 {
   static constexpr int quad_bytes = 64;
   static constexpr bool quantised = true;
   static constexpr int lowest = 0, highest = 15;
+  static constexpr bool centred = false;
   static constexpr int key_offset = 0;
 
   template <bool is_value>
@@ -119,19 +121,21 @@ struct Region {
   uint16_t* key_low() const { return scales() + 2 * block_tokens; }
   uint16_t* value_low() const { return scales() + 3 * block_tokens; }
 
-  // The place of channel i of a token, given as a pointer and what F::write wants.
-  void write_key(int token, int i, float x) const {
+  // Channel i of a token, as F::write wants it: a number, or the integer it was quantised to.
+  template <class Element>
+  void write_key(int token, int i, Element x) const {
     uint8_t* tile = key_tile(token / GRANULE);
     if constexpr (F::quantised)
-      F::template write<false>(tile + i / 4 * F::quad_bytes, token % GRANULE, i % 4, int(x));
+      F::template write<false>(tile + i / 4 * F::quad_bytes, token % GRANULE, i % 4, x);
     else
       F::write(tile + i * F::granule_bytes, token % GRANULE, x);
   }
-  void write_value(int token, int i, float x) const {
+  template <class Element>
+  void write_value(int token, int i, Element x) const {
     if constexpr (F::quantised)
       F::template write<true>(
           values() + token / 4 * 4 * row_bytes() + i / GRANULE * F::quad_bytes, i % GRANULE,
-          token % 4, int(x));
+          token % 4, x);
     else
       F::write(values() + token * row_bytes() + i / GRANULE * F::granule_bytes, i % GRANULE, x);
   }

@@ -32,6 +32,7 @@ inline vf load(const float* p) { return *reinterpret_cast<const vf_loose*>(p); }
 inline void store(float* p, vf x) { *reinterpret_cast<vf_loose*>(p) = x; }
 inline vf splat(float x) { return vf{} + x; }
 inline vf vmax(vf a, vf b) { return a > b ? a : b; }
+inline vf vmin(vf a, vf b) { return a < b ? a : b; }
 
 // Across a vector: halves onto each other until one number is left.
 template <class Join>
@@ -83,8 +84,11 @@ inline vi nearest(vf x) {
 #endif
 }
 
-// 2^x for x <= 0; 0 below -126. Relative error below 1e-7 (polynomial of degree 5 that is closest on
-// [-0.5, 0.5]).
+inline vi whole_part(vf x) { return __builtin_convertvector(x, vi); }
+
+// 2^x for x <= 0; 0 below -126. Relative error below 1e-7, or 8e-5 where a rough value will do
+// (polynomials of degree 5 and 3 that are closest on [-0.5, 0.5]).
+template <bool rough>
 inline vf exp2_nonpositive(vf x) {
 #if defined(__AVX512F__)
   vf whole = (vf)_mm512_roundscale_ps((__m512)x, 0);
@@ -93,12 +97,18 @@ inline vf exp2_nonpositive(vf x) {
   const vf whole = __builtin_convertvector(integer, vf);
 #endif
   vf f = x - whole;
-  vf p = splat(1.32764606e-3f);
-  p = p * f + 9.67554124e-3f;
-  p = p * f + 5.55071331e-2f;
-  p = p * f + 2.40221197e-1f;
-  p = p * f + 6.93146967e-1f;
-  p = p * f + 1.00000007f;
+  vf p;
+  if constexpr (rough) {
+    p = f * 5.51716695e-2f + 2.42611125e-1f;
+    p = p * f + 6.93260986e-1f;
+    p = p * f + 9.99928073e-1f;
+  } else {
+    p = f * 1.32764606e-3f + 9.67554124e-3f;
+    p = p * f + 5.55071331e-2f;
+    p = p * f + 2.40221197e-1f;
+    p = p * f + 6.93146967e-1f;
+    p = p * f + 1.00000007f;
+  }
 #if defined(__AVX512F__)
   return (vf)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, (__m512)splat(-126.0f), _CMP_GE_OQ),
                                     (__m512)p, (__m512)whole);
@@ -120,6 +130,9 @@ inline uint32_t bits_of(float x) {
   std::memcpy(&bits, &x, 4);
   return bits;
 }
+
+// Of a positive float: the largest whole number that is not above its log2.
+inline int exponent(float x) { return int(bits_of(x) >> 23) - 127; }
 
 inline float from_bf16(uint16_t x) { return float_of_bits(uint32_t(x) << 16); }
 
