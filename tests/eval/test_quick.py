@@ -14,7 +14,7 @@ from tests.eval.tokenizer import WordTokenizer
 from vllm_headaware.cli.main import main
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.eval import measure, text
-from vllm_headaware.eval.quick import METHODS, summary
+from vllm_headaware.eval.quick import METHODS, SAMPLE_TOKENS, summary
 from vllm_headaware.eval.text import held_out_text, text_windows
 
 
@@ -92,7 +92,9 @@ def test_finished_runs_are_not_run_again(
         del report["seconds"]
     assert again == first
     quick(capsys, model, "--kv-window", "130")
-    assert runs.count("headaware") == 2 * 2 + 1
+    prompts = [2 * SAMPLE_TOKENS // tokens for tokens in (300, 200)]
+    assert [first["tasks"][task]["samples"] for task in first["tasks"]] == prompts
+    assert runs.count("headaware") == sum(prompts) + 1
     assert runs.count("full") == 1, "on text, since KL needs its logits; its answers are known"
     runs.clear()
     assert quick(capsys, model, "--fresh")["tasks"] == first["tasks"]

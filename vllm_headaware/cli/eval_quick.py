@@ -22,7 +22,7 @@ examples:
 def add_parser(subparsers: Any) -> None:
     """Define `eval quick`."""
     from vllm_headaware.cli.eval_options import DEMO_MODEL, add_run_options
-    from vllm_headaware.eval.quick import SAMPLES, TEXTS
+    from vllm_headaware.eval.quick import SAMPLE_TOKENS, SAMPLES, TEXTS
     from vllm_headaware.vllm_compat.flags import add_flags
 
     parser = subparsers.add_parser(
@@ -41,7 +41,11 @@ def add_parser(subparsers: Any) -> None:
         help="tasks and prompt lengths; without =TOKENS, 1500",
     )
     parser.add_argument(
-        "--samples", type=int, default=SAMPLES, metavar="N", help=f"prompts per task ({SAMPLES})"
+        "--samples",
+        type=int,
+        default=SAMPLES,
+        metavar="N",
+        help=f"prompts per task ({SAMPLES}); more below {SAMPLE_TOKENS} tokens",
     )
     parser.add_argument(
         "--texts", type=int, default=TEXTS, metavar="N", help=f"passages for KL ({TEXTS})"

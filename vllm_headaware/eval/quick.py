@@ -34,6 +34,8 @@ TASK_TOKENS = {
 }
 """Tasks of the quick comparison and their prompt lengths, as far as the demo model can do them."""
 SAMPLES, TEXTS = 8, 2
+SAMPLE_TOKENS = 1500
+"""Tasks of shorter prompts get more of them: a short prompt is cheap, and eight are few."""
 TEXT_TOKENS, TEXT_SCORED = 1500, 128
 """Length of a held-out text, and how many of its last tokens are scored."""
 ABLE = 0.5
@@ -58,7 +60,7 @@ def compare(
     Args:
         config: of the headaware policy; the baselines get at least the bytes of its plan.
         tasks: prompt length in tokens by task.
-        samples: prompts per task.
+        samples: prompts per task of SAMPLE_TOKENS; see prompts_of().
         texts: held-out passages for perplexity and KL against the full cache.
         journal: file of finished runs, which are not run again; None keeps nothing.
         progress: show a bar on stderr; None means only on a terminal.
@@ -74,17 +76,18 @@ def compare(
     target = read_target(model_dir, profile)
     results: dict[str, Any] = {}
     text: dict[str, Any] = {}
-    runs = len(METHODS) * (samples * len(tasks) + texts)
+    counts = {task: prompts_of(samples, tokens) for task, tokens in tasks.items()}
+    runs = len(METHODS) * (sum(counts.values()) + texts)
     with open_bench(model_dir, journal, runs=runs, progress=progress) as bench:
         for task, tokens in tasks.items():
             prompts = make_samples(
-                bench.tokenizer, task, split=split, count=samples, tokens=tokens, seed=seed
+                bench.tokenizer, task, split=split, count=counts[task], tokens=tokens, seed=seed
             )
             contenders = line_up(config, target, tokens + NEW_TOKENS)
             per_sample = bench.score_task(contenders, prompts)
             results[task] = {
                 "tokens": tokens,
-                "samples": samples,
+                "samples": counts[task],
                 "scores": {name: fmean(got) for name, got in per_sample.items()},
                 **held(contenders),
             }
@@ -101,6 +104,11 @@ def compare(
         **summary(results),
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def prompts_of(samples: int, tokens: int) -> int:
+    """How many prompts of a length are asked where longer ones get `samples`."""
+    return max(samples, samples * SAMPLE_TOKENS // tokens)
 
 
 def held(contenders: Mapping[str, Contender]) -> dict[str, Any]:
