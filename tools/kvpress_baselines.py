@@ -37,6 +37,9 @@ def presses() -> dict[str, Callable[[float], Any]]:
     return {
         "streamingllm": lambda drop: kvpress.StreamingLLMPress(drop),
         "snapkv": lambda drop: kvpress.SnapKVPress(drop),
+        # Its 64 last tokens are more text than question in these prompts.
+        "snapkv_16": lambda drop: kvpress.SnapKVPress(drop, window_size=16),
+        "knorm": lambda drop: kvpress.KnormPress(drop),
         "tova": lambda drop: kvpress.TOVAPress(drop),
         "expected_attention": lambda drop: kvpress.ExpectedAttentionPress(drop),
         "adakv_snapkv": lambda drop: kvpress.AdaKVPress(kvpress.SnapKVPress(drop)),
