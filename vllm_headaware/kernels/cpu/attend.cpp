@@ -364,7 +364,8 @@ struct Head {
   // Scores of one row become weights as in soften(), the lowest values of V are added to its output,
   // and the weights are multiplied by the scales of V. `largest` is the largest of the products.
   static Softened soften_and_scale(float* scores, int count, float unit, Softmax& state, float* out,
-                                int D, float* mass, const PanelValues& values, float& largest) {
+                                   int D, float* mass, const PanelValues& values,
+                                   float& largest) {
     vf most = {}, lows = {};
     const Softened softened =
         soften(scores, count, unit, state, out, D, mass, [&](int t, vf weight) {
@@ -493,7 +494,7 @@ struct Head {
         if constexpr (F::quantised) {
           float largest;
           softened = soften_and_scale(row, count, q.narrow[i].step, state[i], row_out, D, tile_mass,
-                                  values, largest);
+                                      values, largest);
           const bool small = softened.largest < exponent(state[i].sum) - SMALL;
           if (small && Narrow<PANEL, Row::weight>::two_bytes && F::centred)
             small_weights.add(i, row, count * GRANULE, largest);
