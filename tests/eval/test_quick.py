@@ -14,7 +14,7 @@ from tests.eval.tokenizer import WordTokenizer
 from vllm_headaware.cli.main import main
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.eval import measure, text
-from vllm_headaware.eval.quick import METHODS, SAMPLE_TOKENS, summary
+from vllm_headaware.eval.quick import METHODS, prompts_of, summary
 from vllm_headaware.eval.text import held_out_text, text_windows
 
 
@@ -40,7 +40,7 @@ def _words_the_tiny_model_knows(request: pytest.FixtureRequest, monkeypatch: Any
 
 def quick(capsys: pytest.CaptureFixture[str], model: Path, *options: str) -> dict[str, Any]:
     tasks = "single_needle=300,multi_key=200"
-    argv = ["eval", "quick", str(model), "--json", "--tasks", tasks, "--samples", "2"]
+    argv = ["eval", "quick", str(model), "--json", "--tasks", tasks, "--samples", "1"]
     argv += ["--texts", "1", "--kv-sink", "32", "--kv-window", "64"]
     assert main([*argv, *options]) == 0
     return json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -92,13 +92,14 @@ def test_finished_runs_are_not_run_again(
         del report["seconds"]
     assert again == first
     quick(capsys, model, "--kv-window", "130")
-    prompts = [2 * SAMPLE_TOKENS // tokens for tokens in (300, 200)]
+    prompts = [prompts_of(1, tokens) for tokens in (300, 200)]
+    assert prompts == [3, 3]
     assert [first["tasks"][task]["samples"] for task in first["tasks"]] == prompts
     assert runs.count("headaware") == sum(prompts) + 1
     assert runs.count("full") == 1, "on text, since KL needs its logits; its answers are known"
     runs.clear()
     assert quick(capsys, model, "--fresh")["tasks"] == first["tasks"]
-    assert len(runs) == 2 * 2 * 4 + 4
+    assert len(runs) == sum(prompts) * 4 + 4
 
 
 def test_a_baseline_that_is_ahead_is_named() -> None:

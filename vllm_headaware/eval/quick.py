@@ -107,8 +107,8 @@ def compare(
 
 
 def prompts_of(samples: int, tokens: int) -> int:
-    """How many prompts of a length are asked where longer ones get `samples`."""
-    return max(samples, samples * SAMPLE_TOKENS // tokens)
+    """How many prompts of a length are asked where longer ones get `samples`: up to thrice that."""
+    return min(max(samples, samples * SAMPLE_TOKENS // tokens), 3 * samples)
 
 
 def held(contenders: Mapping[str, Contender]) -> dict[str, Any]:
