@@ -496,7 +496,8 @@ struct Head {
           softened = soften_and_scale(row, count, q.narrow[i].step, state[i], row_out, D, tile_mass,
                                       values, largest);
           const bool small = softened.largest < exponent(state[i].sum) - SMALL;
-          if (small && Narrow<PANEL, Row::weight>::two_bytes && F::centred)
+          // Errors of weights add up where stored integers are all of one sign.
+          if (small && Narrow<PANEL, Row::weight>::two_bytes && !Region<F>::has_low())
             small_weights.add(i, row, count * GRANULE, largest);
           else
             weights.add(i, row, count * GRANULE, largest);

@@ -22,12 +22,13 @@ enum class Row { query, weight, small_weight };
 
 // What is added to small weights before they are cut to whole numbers, so that of many weights below
 // one step as many become one step as makes their sum right.
+// A function, since nothing may run in this file when the library is loaded: the machine may lack its
+// instructions.
 inline vf dither() {
   vf x;
   for (int i = 0; i < W; ++i) x[i] = ((i * 7 % 16) + 0.5f) / 16;
   return x;
 }
-const vf DITHER = dither();
 
 // [N] numbers x as integers, x = step * integer.
 template <int N, Row kind>
@@ -53,7 +54,7 @@ struct Narrow {
     vi sum = {};
     auto integers = [&](int i) {
       const vf x = load(from + i) * inverse;
-      const vi q = kind == Row::small_weight ? whole_part(x + DITHER) : nearest(x);
+      const vi q = kind == Row::small_weight ? whole_part(x + dither()) : nearest(x);
       if (is_query) sum += q;
       return q;
     };

@@ -66,7 +66,6 @@ struct Int8 {
   static constexpr int quad_bytes = 128;
   static constexpr bool quantised = true;
   static constexpr int lowest = -127, highest = 127;
-  static constexpr bool centred = true;  // the mean of many q is about 0
   static constexpr int key_offset = 128;
 
   template <bool is_value>
@@ -80,7 +79,6 @@ struct Int4 {
   static constexpr int quad_bytes = 64;
   static constexpr bool quantised = true;
   static constexpr int lowest = 0, highest = 15;
-  static constexpr bool centred = false;
   static constexpr int key_offset = 0;
 
   template <bool is_value>
