@@ -35,6 +35,7 @@ class BuildKernels(build_ext):
     def build_extension(self, ext: Extension) -> None:
         sets = X86_SETS if platform.machine() in ("x86_64", "AMD64") else {}
         objects = []
+        # baseline first: of templates that all builds contain, the linker keeps the first.
         for name, flags in {"baseline": [], **sets}.items():
             objects += self.compiler.compile(
                 [str(SOURCES / "attend.cpp")],

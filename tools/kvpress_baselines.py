@@ -6,8 +6,10 @@
 Runs in an environment of its own (`make kvpress-tool`), because kvpress wants other versions of
 what vLLM uses. Every method may keep as many tokens per KV head, mean over the heads, as the
 baselines of the quick comparison had bytes for in int8; kvpress does not round, so it is a little
-better off. It compresses the whole prompt, question included. Head-wise methods (AdaKV) only mask
-what they drop: nothing is freed. `none` compresses nothing and must score what `full` does there.
+better off. It compresses the whole prompt, question included. Head-wise methods (AdaKV, KVzip,
+DuoAttention) only mask what they drop: nothing is freed. There are no trained gates of DuoAttention
+for small models; kvpress's own scores on calibration text stand in for them, and as many heads keep
+everything as the bytes allow. `none` compresses nothing and must score what `full` does there.
 The last line is one JSON object.
 """
 
@@ -20,6 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,23 +31,54 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from vllm_headaware.eval.measure import NEW_TOKENS
 from vllm_headaware.eval.tasks import make_samples, score
+from vllm_headaware.eval.text import half_of_text
+
+DUO_TEXTS, DUO_CHARACTERS = 50, 2000
+"""What DuoAttention's heads are scored on."""
 
 
-def presses() -> dict[str, Callable[[float], Any]]:
-    """Method by name, for the share of tokens that it drops."""
+def presses() -> dict[str, Callable[[float, int], Any]]:
+    """Method by name, for the share of tokens that it drops and the tokens there are."""
     import kvpress
 
+    def by_share(press: Callable[[float], Any]) -> Callable[[float, int], Any]:
+        return lambda drop, tokens: press(drop)
+
     return {
-        "streamingllm": lambda drop: kvpress.StreamingLLMPress(drop),
-        "snapkv": lambda drop: kvpress.SnapKVPress(drop),
+        "streamingllm": by_share(kvpress.StreamingLLMPress),
+        "snapkv": by_share(kvpress.SnapKVPress),
         # Its 64 last tokens are more text than question in these prompts.
-        "snapkv_16": lambda drop: kvpress.SnapKVPress(drop, window_size=16),
-        "knorm": lambda drop: kvpress.KnormPress(drop),
-        "tova": lambda drop: kvpress.TOVAPress(drop),
-        "expected_attention": lambda drop: kvpress.ExpectedAttentionPress(drop),
-        "adakv_snapkv": lambda drop: kvpress.AdaKVPress(kvpress.SnapKVPress(drop)),
-        "adakv_expected": lambda drop: kvpress.AdaKVPress(kvpress.ExpectedAttentionPress(drop)),
+        "snapkv_16": by_share(lambda drop: kvpress.SnapKVPress(drop, window_size=16)),
+        "knorm": by_share(kvpress.KnormPress),
+        "tova": by_share(kvpress.TOVAPress),
+        "expected_attention": by_share(kvpress.ExpectedAttentionPress),
+        "adakv_snapkv": by_share(lambda drop: kvpress.AdaKVPress(kvpress.SnapKVPress(drop))),
+        "adakv_expected": by_share(
+            lambda drop: kvpress.AdaKVPress(kvpress.ExpectedAttentionPress(drop))
+        ),
+        "kvzip": by_share(kvpress.KVzipPress),
+        "duo_attention": duo_attention,
     }
+
+
+def duo_attention(drop: float, tokens: int) -> Any:
+    """DuoAttention with so many streaming heads that the mean over all heads drops the share."""
+    from kvpress.presses import duo_attention_press as duo
+
+    def calibration_texts(*_: Any, **__: Any) -> Any:
+        import pandas
+
+        text = half_of_text("calibration")
+        step = len(text) // DUO_TEXTS
+        chapters = [text[i * step :][:DUO_CHARACTERS] for i in range(DUO_TEXTS)]
+        frame = pandas.DataFrame({"chapter": chapters})
+        return SimpleNamespace(to_pandas=lambda: frame)
+
+    duo.load_dataset = calibration_texts
+    kept_by_streaming = 128 + 256  # sinks and recent tokens of on-the-fly patterns
+    return duo.DuoAttentionPress(
+        min(drop * tokens / (tokens - kept_by_streaming), 1.0), on_the_fly_scoring=True
+    )
 
 
 @torch.inference_mode()
@@ -57,10 +91,10 @@ def answer(model: Any, press: Any | None, prompt: Sequence[int], new_tokens: int
         layer.self_attn.masked_key_indices = None
     context = torch.tensor([list(prompt[:-1])])
     if press is None:
-        model.model(context, past_key_values=cache)
+        model.model(input_ids=context, past_key_values=cache)
     else:
         with press(model):
-            model.model(context, past_key_values=cache)
+            model.model(input_ids=context, past_key_values=cache)
     ends = model.generation_config.eos_token_id
     ends = {ends} if isinstance(ends, int) else set(ends or ())
     tokens = [prompt[-1]]
@@ -85,11 +119,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("quick", type=Path, help="output of `vllm-headaware eval quick --json`")
     parser.add_argument("--model", type=Path, required=True, help="model folder")
     parser.add_argument("--tasks", nargs="*", help="some of its tasks; all when left out")
+    parser.add_argument("--methods", nargs="*", help="some of the methods; all when left out")
     args = parser.parse_args(argv)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     quick = json.loads(args.quick.read_text(encoding="utf-8").splitlines()[-1])
-    methods = presses()
+    methods = {
+        name: make
+        for name, make in presses().items()
+        if args.methods is None or name in args.methods
+    }
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
     started, results = time.monotonic(), {}
@@ -109,8 +148,9 @@ def main(argv: list[str] | None = None) -> int:
             got = []
             for sample in samples:
                 prompt = sample.prompt_token_ids
-                drop = max(1 - asked["baseline_tokens"] / (len(prompt) - 1), 0.0)
-                ids = answer(model, make and make(drop), prompt, NEW_TOKENS)
+                tokens = len(prompt) - 1
+                drop = max(1 - asked["baseline_tokens"] / tokens, 0.0)
+                ids = answer(model, make and make(drop, tokens), prompt, NEW_TOKENS)
                 got.append(score(sample, str(tokenizer.decode(ids))))
             scores[name] = fmean(got)
             seconds = time.monotonic() - started

@@ -285,20 +285,18 @@ struct Head {
     for (int t = first; t < last; ++t) {
       const Region<F> r = region(request, context + t);
       const int at = (context + t) % c.block_tokens;
-      read_row(call.key, layer.io_dtype, start + t, own, D, row);
-      if constexpr (F::quantised) {
-        quantise<F>(row, D, q, r.key_scale() + at, r.key_low() + at);
-        for (int i = 0; i < D; ++i) r.write_key(at, i, q[i]);
-      } else {
-        for (int i = 0; i < D; ++i) r.write_key(at, i, row[i]);
-      }
-      read_row(call.value, layer.io_dtype, start + t, own, D, row);
-      if constexpr (F::quantised) {
-        quantise<F>(row, D, q, r.value_scale() + at, r.value_low() + at);
-        for (int i = 0; i < D; ++i) r.write_value(at, i, q[i]);
-      } else {
-        for (int i = 0; i < D; ++i) r.write_value(at, i, row[i]);
-      }
+      const auto put = [&](const HaRows& rows, uint16_t* scale, uint16_t* low, auto write) {
+        read_row(rows, layer.io_dtype, start + t, own, D, row);
+        if constexpr (F::quantised) {
+          quantise<F>(row, D, q, scale + at, low + at);
+          for (int i = 0; i < D; ++i) write(i, q[i]);
+        } else {
+          for (int i = 0; i < D; ++i) write(i, row[i]);
+        }
+      };
+      put(call.key, r.key_scale(), r.key_low(), [&](int i, auto x) { r.write_key(at, i, x); });
+      put(call.value, r.value_scale(), r.value_low(),
+          [&](int i, auto x) { r.write_value(at, i, x); });
     }
   }
 
