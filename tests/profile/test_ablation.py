@@ -39,6 +39,13 @@ def test_layers_with_a_window_of_their_own_stay() -> None:
     assert losses[0] == losses[1] != answer_loss(model, input_ids, count, ~closed, SINK, WINDOW)
 
 
+def test_shares_count_the_heads_that_a_policy_is_about() -> None:
+    model = make_model("gemma3")
+    scores = torch.tensor([[0.0, 0.0], [0.0, 0.5], [0.0, 0.0]])  # full attention in the middle only
+    found = ablate(model, [make_sample(1)], scores, SINK, WINDOW, -1e9)
+    assert [share for share, _ in found["curve"]] == [0.0, 0.5, 1.0]
+
+
 def test_heads_are_closed_from_the_lowest_rank_on_until_the_bound() -> None:
     model, samples = make_model("llama"), [make_sample(1), make_sample(2)]
     scores = torch.tensor([[0.1, 0.5], [0.3, 0.0], [0.2, 0.4]])

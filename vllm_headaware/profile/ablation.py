@@ -85,17 +85,20 @@ def ablate(
         tick: called after each measurement.
 
     Returns:
-        Plain values: `bound`, `samples`, `share` of all heads that keeps the loss within the bound,
-        and the `curve`, pairs of a share and the loss there, by share.
+        Plain values: `bound`, `samples`, `share` of the heads that keeps the loss within the bound,
+        and the `curve`, pairs of a share and the loss there, by share. As everywhere, shares count
+        heads that a policy is about: not those of layers with a window of their own.
     """
-    ranks = torch.tensor(rank_heads(scores.tolist()))
+    full = torch.tensor([window is None for window in layer_windows(model.config)])
+    ranks = torch.tensor(rank_heads(scores[full].tolist()))
     total = ranks.numel()
     losses: dict[int, float] = {}
 
     def loss(num_open: int) -> float:
         """Beyond that with all heads open."""
         if num_open not in losses:
-            closed = ranks >= num_open
+            closed = torch.zeros(scores.shape, dtype=torch.bool)
+            closed[full] = ranks >= num_open
             values = [answer_loss(model, ids, n, closed, sink, window) for ids, n in samples]
             losses[num_open] = sum(values) / len(values)
             tick()
