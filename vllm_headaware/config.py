@@ -52,10 +52,10 @@ class KVPolicyConfig:
 
     policy: str = "full"
     head_profile: str = "auto"
-    retrieval_share: float = 0.25
+    retrieval_share: float = 0.24
     induction_share: float = 0.125
     sink: int = 64
-    window: int = 256
+    window: int = 512
     induction_window: int = 1024
     retrieval_dtype: str = AUTO
     induction_dtype: str = AUTO

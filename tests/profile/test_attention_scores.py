@@ -14,9 +14,14 @@ import pytest
 import torch
 from transformers import AttentionInterface
 
-from vllm_headaware.profile.copying import copy_scores
+from vllm_headaware.profile.copying import CopyWatch
 from vllm_headaware.profile.induction import induction_scores
-from vllm_headaware.profile.probe import max_over_group, row_attention
+from vllm_headaware.profile.probe import (
+    last_logits,
+    max_over_group,
+    row_attention,
+    watch_attention,
+)
 
 VOCAB, LENGTH = 64, 23
 
@@ -49,6 +54,19 @@ class LookUpModel:
         attend(SimpleNamespace(layer_idx=0), query, key, key.clone(), None, scaling=50.0)
         logits = torch.eye(VOCAB)[input_ids[:, follower] % VOCAB]
         return SimpleNamespace(logits=logits[:, -logits_to_keep:])
+
+
+def copy_scores(
+    model: Any, ids: torch.Tensor, needle: list[int], num_answer_tokens: int
+) -> torch.Tensor | None:
+    watch = CopyWatch(model, ids, needle, num_answer_tokens)
+
+    def attend(layer, query, key, value, scale):
+        watch.saw(layer, query, key, scale)
+        return query
+
+    with watch_attention(model, attend):
+        return watch.scores(last_logits(model, ids, num_answer_tokens))
 
 
 def needle_ids() -> tuple[torch.Tensor, list[int]]:

@@ -8,16 +8,23 @@ from torch.nn.functional import cross_entropy
 
 from tests.profile.profiles import make_model
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.profile.gate import gate_gradients, gate_scores, sink_window_mask
+from vllm_headaware.profile.gate import gate_gradients, gate_scores, gate_shares
 from vllm_headaware.profile.induction import induction_scores
 from vllm_headaware.profile.probe import (
     full_attention,
     last_logits,
     native_attention,
+    sink_window_attention,
     watch_attention,
 )
 
 SINK, WINDOW, LENGTH, ANSWER = 3, 7, 41, 5
+
+
+def sink_window_mask(length: int, sink: int, window: int) -> torch.Tensor:
+    """bool [T, T]: key j visible to query i iff j <= i and (j < sink or j > i - window)."""
+    i, j = torch.arange(length)[:, None], torch.arange(length)[None]
+    return (j <= i) & ((j < sink) | (j > i - window))
 
 
 def loss_with_gate(model, input_ids: torch.Tensor, at: tuple[int, int], alpha: float) -> float:
@@ -42,7 +49,7 @@ def loss_with_gate(model, input_ids: torch.Tensor, at: tuple[int, int], alpha: f
 def test_gradient_is_that_of_finite_differences(family: str) -> None:
     model = make_model(family)
     input_ids = torch.randint(101, (LENGTH,), generator=torch.Generator().manual_seed(7))
-    gradients = gate_gradients(model, input_ids, ANSWER, SINK, WINDOW)
+    gradients, _ = gate_gradients(model, input_ids, ANSWER, SINK, WINDOW)
     assert gradients.shape == (3, 2)
     step = 1e-4
     for layer in range(3):
@@ -67,7 +74,7 @@ def test_only_layers_of_full_attention_are_scored_and_the_others_keep_their_wind
         got = last_logits(model, input_ids, ANSWER)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
-    gradients = gate_gradients(model, input_ids, ANSWER, SINK, WINDOW)
+    gradients, _ = gate_gradients(model, input_ids, ANSWER, SINK, WINDOW)
     assert gradients[[0, 2]].abs().max() == 0
     assert gradients[1].abs().min() > 1e-4
     windowless = induction_scores(model, 101, 20, torch.Generator().manual_seed(1))
@@ -83,15 +90,18 @@ def test_models_that_cap_logits_are_not_probed() -> None:
 def test_nothing_is_lost_when_the_window_covers_everything() -> None:
     model = make_model("llama")
     input_ids = torch.randint(101, (LENGTH,), generator=torch.Generator().manual_seed(7))
-    assert gate_gradients(model, input_ids, ANSWER, 0, LENGTH).abs().max() < 1e-6
-    assert gate_gradients(model, input_ids, ANSWER, 0, LENGTH - 9).abs().max() > 1e-4
+    assert gate_gradients(model, input_ids, ANSWER, 0, LENGTH)[0].abs().max() < 1e-6
+    assert gate_gradients(model, input_ids, ANSWER, 0, LENGTH - 9)[0].abs().max() > 1e-4
 
 
-def test_mask_shows_sinks_and_the_last_window_tokens() -> None:
-    visible = sink_window_mask(17, 3, 5)
-    for i in range(17):
-        seen = set(range(min(3, i + 1))) | set(range(max(0, i - 4), i + 1))
-        assert set(visible[i].nonzero().flatten().tolist()) == seen
+@pytest.mark.parametrize(("sink", "window"), [(3, 5), (0, 1), (64, 300), (700, 9), (1, 2000)])
+def test_sinks_and_the_last_window_tokens_are_seen(sink: int, window: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    query = torch.randn(1, 4, 1300, 8, generator=generator)
+    key, value = torch.randn(2, 1, 2, 1300, 8, generator=generator)
+    expected = full_attention(query, key, value, 0.3, sink_window_mask(1300, sink, window))
+    got = sink_window_attention(query, key, value, 0.3, sink, window)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_model_is_as_before_afterwards_even_after_an_error() -> None:
@@ -125,7 +135,16 @@ def test_watching_with_full_attention_changes_nothing() -> None:
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_scores_weigh_samples_equally_and_signs_do_not_cancel() -> None:
+def test_samples_weigh_the_same_and_signs_do_not_cancel() -> None:
     gradients = torch.tensor([[[3.0], [1.0]], [[-300.0], [100.0]], [[0.0], [0.0]]])
-    torch.testing.assert_close(gate_scores(gradients[:2]), torch.tensor([[0.75], [0.25]]))
-    assert torch.equal(gate_scores(gradients[2:]), torch.zeros(2, 1))
+    shares = gate_shares(gradients)
+    torch.testing.assert_close(shares[:2], torch.tensor([[[0.75], [0.25]]] * 2))
+    assert torch.equal(shares[2], torch.zeros(2, 1))
+    assert torch.equal(gate_scores(shares[2:], [9]), torch.zeros(2, 1))
+
+
+def test_long_prompts_weigh_more() -> None:
+    shares = torch.tensor([[[0.8, 0.2]], [[0.6, 0.4]], [[0.1, 0.9]]])
+    # Twice as long weighs twice: (.8 + .6 + 2 x .1) / 4.
+    torch.testing.assert_close(gate_scores(shares, [50, 50, 100]), torch.tensor([[0.4, 0.6]]))
+    torch.testing.assert_close(gate_scores(shares, [50, 50, 50]), shares.mean(0))

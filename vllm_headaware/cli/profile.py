@@ -42,14 +42,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("model", help="model folder or hub id")
     parser.add_argument("-o", "--output", type=Path, default=None, metavar="FILE")
     parser.add_argument(
-        "--samples", type=int, default=None, metavar="N", help="needle prompts (21)"
+        "--samples", type=int, default=None, metavar="N", help="needle prompts (20)"
     )
     parser.add_argument(
-        "--lengths", default=None, metavar="N,N,...", help="their lengths in tokens (600,900,1400)"
+        "--lengths", default=None, metavar="N,N,...", help="their lengths in tokens (800,1500,3000)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sink", type=int, default=64, metavar="TOKENS")
-    parser.add_argument("--window", type=int, default=256, metavar="TOKENS")
+    parser.add_argument("--window", type=int, default=512, metavar="TOKENS")
     parser.add_argument(
         "--from-duo",
         type=Path,

@@ -24,8 +24,8 @@ QUICK = KVPolicyConfig(
     sink=64,
     window=256,
 )
-"""Options that bite at these lengths, chosen on the calibration split: sinks and window as profiles
-are measured with; no induction class, whose window would hold most of such prompts."""
+"""Options that bite at these lengths, chosen on the calibration split; no induction class, whose
+window would hold most of such prompts."""
 TASK_TOKENS = {
     "single_needle": 1500,
     "multi_key": 1500,

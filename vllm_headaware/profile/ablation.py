@@ -14,16 +14,16 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from vllm_headaware.policies.headaware import rank_heads
-from vllm_headaware.profile.gate import sink_window_mask
 from vllm_headaware.profile.probe import (
     full_attention,
     last_logits,
     layer_windows,
     native_attention,
+    sink_window_attention,
     watch_attention,
 )
 
-SHARES = (0.0, 0.1, 0.2, 0.35, 0.5)
+SHARES = (0.0, 0.1, 0.2, 0.35)
 """Shares of open heads that are always measured."""
 
 
@@ -44,7 +44,6 @@ def answer_loss(
         closed: bool [num_layers, num_kv_heads]; layers with a window of their own stay as they are.
         sink, window: in tokens.
     """
-    visible = sink_window_mask(input_ids.shape[0], sink, window)
     windows = layer_windows(model.config)
 
     def ablated(
@@ -54,11 +53,14 @@ def answer_loss(
             return native_attention(query, key, value, scale, windows[layer])
         output = torch.empty_like(query)
         group = query.shape[1] // key.shape[1]
-        for heads, mask in ((closed[layer], visible), (~closed[layer], None)):
-            own = heads.repeat_interleave(group)
+        for heads, is_open in ((closed[layer], False), (~closed[layer], True)):
             if heads.any():
-                output[:, own] = full_attention(
-                    query[:, own], key[:, heads], value[:, heads], scale, mask
+                own = heads.repeat_interleave(group)
+                rows = query[:, own], key[:, heads], value[:, heads], scale
+                output[:, own] = (
+                    full_attention(*rows)
+                    if is_open
+                    else sink_window_attention(*rows, sink=sink, window=window)
                 )
         return output
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 
@@ -16,15 +18,16 @@ def spearman(first: torch.Tensor, second: torch.Tensor) -> float:
     return float(a @ b) / norm if norm else 0.0
 
 
-def split_half(per_sample: torch.Tensor) -> float:
-    """Spearman correlation between the mean scores of even and of odd samples.
+def split_half(score: Callable[[slice], torch.Tensor], samples: int) -> float:
+    """Spearman correlation between the scores from even and from odd samples.
 
     Args:
-        per_sample: float32 [samples, layers, KV heads]; fewer than 2 samples give 0.0.
+        score: scores from a part of the samples.
+        samples: how many there are; fewer than 2 give 0.0.
     """
-    if per_sample.shape[0] < 2:
+    if samples < 2:
         return 0.0
-    return spearman(per_sample[::2].mean(0), per_sample[1::2].mean(0))
+    return spearman(score(slice(0, None, 2)), score(slice(1, None, 2)))
 
 
 def _ranks(values: torch.Tensor) -> torch.Tensor:

@@ -12,56 +12,59 @@ from typing import Any
 import torch
 
 from vllm_headaware.profile.probe import (
-    last_logits,
     layer_windows,
     max_over_group,
-    native_attention,
     row_attention,
-    watch_attention,
 )
 
 
-def copy_scores(
-    model: Any, input_ids: torch.Tensor, needle: list[int], num_answer_tokens: int
-) -> torch.Tensor | None:
-    """Share of needle tokens that each KV head points at when they are written.
+class CopyWatch:
+    """Looks on while a model is given a prompt and its right answer.
 
     Args:
+        model: a Hugging Face decoder.
         input_ids: int64 [T], prompt and right answer.
         needle: token ids of the secret, as in prompt and answer.
         num_answer_tokens: how many of the last tokens are the answer.
-
-    Returns:
-        float32 [num_layers, num_kv_heads], 0 in layers that see only a window of their own; or None
-        for a sample that does not count: the secret is not found token by token on both sides, or
-        the model does not write it.
     """
-    ids = input_ids.tolist()
-    split = len(ids) - num_answer_tokens
-    source, target = _find(ids[:split], needle), _find(ids[split:], needle)
-    if source is None or target is None:
-        return None
-    rows = torch.arange(split + target - 1, split + target - 1 + len(needle))
-    wanted = torch.arange(source, source + len(needle))
-    scores: dict[int, torch.Tensor] = {}
-    windows = layer_windows(model.config)
 
-    def watch(
-        layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
-    ) -> torch.Tensor:
-        scores[layer] = torch.zeros(key.shape[1])
-        if windows[layer] is None:
-            strongest = row_attention(query, key, rows, scale).argmax(-1)
+    def __init__(
+        self, model: Any, input_ids: torch.Tensor, needle: list[int], num_answer_tokens: int
+    ) -> None:
+        ids = input_ids.tolist()
+        split = len(ids) - num_answer_tokens
+        self._needle = needle
+        self._source, self._target = _find(ids[:split], needle), _find(ids[split:], needle)
+        self._rows = torch.arange(len(needle)) + split + (self._target or 0) - 1
+        self._windows = layer_windows(model.config)
+        self._scores: dict[int, torch.Tensor] = {}
+
+    def saw(self, layer: int, query: torch.Tensor, key: torch.Tensor, scale: float) -> None:
+        """Where the heads of a layer point while the needle is written; shapes as in Watcher."""
+        self._scores[layer] = torch.zeros(key.shape[1])
+        if self._source is not None and self._windows[layer] is None:
+            wanted = torch.arange(len(self._needle)) + self._source
+            strongest = row_attention(query, key, self._rows, scale).argmax(-1)
             hits = (strongest == wanted).float().mean(-1)
-            scores[layer] = max_over_group(hits, key.shape[1])
-        return native_attention(query, key, value, scale, windows[layer])
+            self._scores[layer] = max_over_group(hits, key.shape[1])
 
-    with watch_attention(model, watch), torch.no_grad():
-        logits = last_logits(model, input_ids, num_answer_tokens)
-    written = logits[target : target + len(needle)].argmax(-1)
-    if written.tolist() != needle:
-        return None
-    return torch.stack([scores[layer] for layer in sorted(scores)])
+    def scores(self, logits: torch.Tensor) -> torch.Tensor | None:
+        """Share of needle tokens that each KV head points at when they are written.
+
+        Args:
+            logits: [num_answer_tokens, vocabulary], of the answer.
+
+        Returns:
+            float32 [num_layers, num_kv_heads], 0 in layers that see only a window of their own; or
+            None for a sample that does not count: the secret is not found token by token on both
+            sides, or the model does not write it.
+        """
+        if self._source is None or self._target is None:
+            return None
+        written = logits[self._target : self._target + len(self._needle)].argmax(-1)
+        if written.tolist() != self._needle:
+            return None
+        return torch.stack([self._scores[layer] for layer in sorted(self._scores)])
 
 
 def _find(ids: list[int], part: list[int]) -> int | None:

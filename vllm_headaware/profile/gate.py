@@ -7,23 +7,29 @@ the loss of the answer is measured instead: one backward pass scores all heads o
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from vllm_headaware.profile.probe import (
-    full_attention,
     last_logits,
     layer_windows,
     native_attention,
+    sink_window_attention,
     watch_attention,
 )
 
 
 def gate_gradients(
-    model: Any, input_ids: torch.Tensor, num_answer_tokens: int, sink: int, window: int
-) -> torch.Tensor:
+    model: Any,
+    input_ids: torch.Tensor,
+    num_answer_tokens: int,
+    sink: int,
+    window: int,
+    saw: Callable[[int, torch.Tensor, torch.Tensor, float], None] = lambda *_: None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """d(loss) / d(alpha) of every KV head at alpha = 1.
 
     Args:
@@ -31,13 +37,14 @@ def gate_gradients(
         input_ids: int64 [T], prompt and answer.
         num_answer_tokens: the loss is the mean NLL of the last so many tokens, in nats.
         sink, window: what a closed gate would leave visible, in tokens.
+        saw: looks on: called with layer, query, key and scale; see Watcher.
 
     Returns:
-        float32 [num_layers, num_kv_heads]; negative where closing the gate would raise the loss, 0
-        in layers that see only a window of their own.
+        Gradients, float32 [num_layers, num_kv_heads]: negative where closing the gate would raise
+        the loss, 0 in layers that see only a window of their own. And the logits that predict the
+        answer, float32 [num_answer_tokens, vocabulary].
     """
     length = input_ids.shape[0]
-    visible = sink_window_mask(length, sink, window)
     windows = layer_windows(model.config)
     gates: dict[int, torch.Tensor] = {}
 
@@ -45,10 +52,12 @@ def gate_gradients(
         layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
         full = native_attention(query, key, value, scale, windows[layer])
+        with torch.no_grad():
+            saw(layer, query, key, scale)
         if windows[layer] is not None:
             return full
         with torch.no_grad():
-            local = full_attention(query, key, value, scale, visible)
+            local = sink_window_attention(query, key, value, scale, sink, window)
             difference = (full - local).unflatten(1, (key.shape[1], -1))
         alpha = torch.ones(key.shape[1], 1, 1, 1, requires_grad=True)
         gates[layer] = alpha
@@ -65,27 +74,39 @@ def gate_gradients(
     for layer, gate in gates.items():
         if gate.grad is not None:
             gradients[layer] = gate.grad.flatten()
-    return gradients
+    return gradients, logits.detach()
 
 
-def sink_window_mask(length: int, sink: int, window: int) -> torch.Tensor:
-    """bool [T, T]: key j visible to query i iff j <= i and (j < sink or j > i - window)."""
-    i, j = torch.arange(length)[:, None], torch.arange(length)[None]
-    return (j <= i) & ((j < sink) | (j > i - window))
-
-
-def gate_scores(gradients: torch.Tensor) -> torch.Tensor:
-    """Mean over samples of each sample's share of saliency.
+def gate_shares(gradients: torch.Tensor) -> torch.Tensor:
+    """Each sample's saliency as shares of its total, so that no single hard sample decides.
 
     Absolute gradients, because a head can matter to an answer in both directions and signs cancel
-    over samples; shares, so that no single hard sample decides.
+    over samples.
 
     Args:
         gradients: float32 [samples, layers, KV heads]
 
     Returns:
-        float32 [layers, KV heads], summing to 1 (0 everywhere if nothing matters).
+        The same shape; every sample sums to 1 (0 everywhere if nothing matters).
     """
     saliency = gradients.abs()
-    total = saliency.sum(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    return (saliency / total).mean(0)
+    total = saliency.sum(dim=(1, 2), keepdim=True)
+    return saliency / total.clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def gate_scores(shares: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    """Mean share of each head over samples that weigh as their prompts are long.
+
+    Heads that carry little in short prompts are needed in long ones, and what is served is longer
+    still: short prompts steady the ranking, but must not outvote the long ones.
+
+    Args:
+        shares: float32 [samples, layers, KV heads], of gate_shares().
+        lengths: of each sample's prompt.
+
+    Returns:
+        float32 [layers, KV heads], summing to 1 (0 everywhere if nothing matters).
+    """
+    weights = torch.tensor(lengths, dtype=torch.float32)
+    mean = torch.tensordot(weights / weights.sum(), shares, 1)
+    return mean / mean.sum().clamp_min(torch.finfo(torch.float32).tiny)

@@ -57,7 +57,7 @@ def draw(profile: HeadProfile, score: str, path: Path) -> None:
 
 
 def _draw_curve(axes: Any, ordered: Any, score: str) -> None:
-    """Scores from the best head to the last, with the default share of retrieval heads marked."""
+    """Scores from the best head to the last, with the best quarter marked."""
     count = len(ordered)
     edges = [100 * rank / count for rank in range(count + 1)]
     axes.stairs(ordered, edges, fill=True, color=ACCENT, alpha=0.15)

@@ -12,6 +12,8 @@ from transformers import AttentionInterface
 
 from vllm_headaware.errors import HeadAwareError
 
+PIECE = 512
+"""Queries of sink_window_attention that are computed at a time."""
 NAME = "vllm_headaware_probe"
 
 Watcher = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -78,6 +80,33 @@ def full_attention(
     return scaled_dot_product_attention(
         query, key, value, attn_mask=visible, is_causal=visible is None, scale=scale
     )
+
+
+def sink_window_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    sink: int,
+    window: int,
+) -> torch.Tensor:
+    """Attention that sees the first `sink` and the last `window` tokens, the query's own included.
+
+    Only keys that some query of a piece sees are read; shapes as in Watcher, Q = K.
+    """
+    pieces = []
+    for queries in torch.arange(query.shape[2]).split(PIECE):
+        first, last = int(queries[0]), int(queries[-1])
+        near = max(first - window + 1, 0)
+        keys = torch.cat([torch.arange(min(sink, near)), torch.arange(near, last + 1)])
+        position = queries[:, None]
+        visible = (keys <= position) & ((keys < sink) | (keys > position - window))
+        pieces.append(
+            full_attention(
+                query[:, :, first : last + 1], key[:, :, keys], value[:, :, keys], scale, visible
+            )
+        )
+    return torch.cat(pieces, dim=2)
 
 
 def layer_windows(config: Any) -> list[int | None]:

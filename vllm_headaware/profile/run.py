@@ -18,19 +18,22 @@ from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.eval.needle import NeedleSample, needle_samples
 from vllm_headaware.profile.ablation import SHARES, ablate
 from vllm_headaware.profile.agreement import spearman, split_half
-from vllm_headaware.profile.copying import copy_scores
+from vllm_headaware.profile.copying import CopyWatch
 from vllm_headaware.profile.format import HeadProfile, ProfiledModel
-from vllm_headaware.profile.gate import gate_gradients, gate_scores
+from vllm_headaware.profile.gate import gate_gradients, gate_scores, gate_shares
 from vllm_headaware.profile.induction import induction_scores
 from vllm_headaware.profile.model_hash import model_hash
 from vllm_headaware.profile.probe import layer_windows
 
-DEFAULT_LENGTHS = (600, 900, 1400)
-DEFAULT_SAMPLES = 21
+DEFAULT_LENGTHS = (800, 1500, 3000)
+"""As long as time allows: a ranking from prompts of up to 2,200 tokens misses heads that prompts of
+4,000 need."""
+DEFAULT_SAMPLES = 20
 DEFAULT_BOUND = 0.05
 """Nats per answer token that closed heads may cost in the ablation."""
-ABLATED_SAMPLES = 4
-"""Most prompts the ablation asks again and again; a closed head cannot see their needles."""
+ABLATED_SAMPLES = 2
+"""How many prompts of middle length the ablation asks again and again; a closed head cannot see
+their needles."""
 INDUCTION_LENGTH, INDUCTION_RUNS = 128, 4
 REPLY_TOKENS = 32
 """Room for the answer after a prompt."""
@@ -40,7 +43,7 @@ def profile_model(
     model_dir: str | Path,
     *,
     sink: int = 64,
-    window: int = 256,
+    window: int = 512,
     samples: int = DEFAULT_SAMPLES,
     lengths: Sequence[int] = DEFAULT_LENGTHS,
     seed: int = 0,
@@ -52,6 +55,7 @@ def profile_model(
     Args:
         sink, window: what a local head would keep, in tokens; scores are relative to that.
         samples: needle prompts, dealt to `lengths` in turn.
+        lengths: of the prompts, in tokens; longer ones weigh more, see gate_scores().
         bound: nats per answer token that may be lost as heads are closed in order of rank.
         progress: show a bar on stderr; None means only on a terminal.
 
@@ -76,13 +80,14 @@ def profile_model(
     digest = model_hash(folder)
     model, tokenizer = load_model(folder)
     _require_plain_attention(model.config.get_text_config(), max(lengths))
+    of_length = [n for i, n in enumerate(lengths) for _ in range(i, samples, len(lengths))]
     prompts = [
         sample
-        for index, length in enumerate(lengths)
+        for length in dict.fromkeys(lengths)
         for sample in needle_samples(
             tokenizer,
             split="calibration",
-            count=len(range(index, samples, len(lengths))),
+            count=of_length.count(length),
             tokens=length,
             seed=seed,
         )
@@ -100,17 +105,21 @@ def profile_model(
             answer = tokenizer.encode(sample.reply, add_special_tokens=False)
             input_ids = torch.tensor(sample.prompt_token_ids + answer)
             asked.append((input_ids, len(answer)))
-            gradients.append(gate_gradients(model, input_ids, len(answer), sink, window))
             needle = tokenizer.encode(sample.answer, add_special_tokens=False)
-            copied = copy_scores(model, input_ids, needle, len(answer))
-            if copied is not None:
+            watch = CopyWatch(model, input_ids, needle, len(answer))
+            gradient, logits = gate_gradients(
+                model, input_ids, len(answer), sink, window, watch.saw
+            )
+            gradients.append(gradient)
+            if (copied := watch.scores(logits)) is not None:
                 copies.append(copied)
             bar.update()
-        gate_per_sample = torch.stack(gradients)
-        gate = gate_scores(gate_per_sample)
+        shares = gate_shares(torch.stack(gradients))
+        gate = gate_scores(shares, of_length)
         far = [a for a, s in zip(asked, prompts, strict=True) if _is_far(s, sink, window)] or asked
-        some = far[:: -(-len(far) // ABLATED_SAMPLES)]
-        ablation = ablate(model, some, gate, sink, window, bound, bar.update)
+        middle = max(len(far) - ABLATED_SAMPLES, 0) // 2
+        ablated = far[middle : middle + ABLATED_SAMPLES]
+        ablation = ablate(model, ablated, gate, sink, window, bound, bar.update)
         generator = torch.Generator().manual_seed(seed)
         inductions = []
         for _ in range(INDUCTION_RUNS):
@@ -118,12 +127,9 @@ def profile_model(
             inductions.append(induction_scores(model, vocab, INDUCTION_LENGTH, generator))
             bar.update()
 
-    per_sample = {
-        "gate": torch.stack([gate_scores(g[None]) for g in gate_per_sample]),
-        "copy": torch.stack(copies) if copies else torch.zeros_like(gate_per_sample[:1]),
-        "induction": torch.stack(inductions),
-    }
-    scores = {name: values.mean(0) for name, values in per_sample.items()}
+    copying = torch.stack(copies) if copies else torch.zeros_like(shares[:1])
+    induced = torch.stack(inductions)
+    scores = {"gate": gate, "copy": copying.mean(0), "induction": induced.mean(0)}
     config = model.config.get_text_config()
     # Layers with a window of their own score 0 in every sample: that is no agreement.
     scored = [layer for layer, window in enumerate(layer_windows(config)) if window is None]
@@ -148,7 +154,11 @@ def profile_model(
         },
         agreement={
             "split_half_spearman": {
-                n: round(split_half(v[:, scored]), 4) for n, v in per_sample.items()
+                "gate": split_half(
+                    lambda part: gate_scores(shares[part], of_length[part])[scored], samples
+                ),
+                "copy": split_half(lambda part: copying[part].mean(0)[scored], len(copies)),
+                "induction": split_half(lambda part: induced[part].mean(0)[scored], len(induced)),
             },
             "between_methods_spearman": {
                 f"{a}-{b}": round(spearman(scores[a][scored], scores[b][scored]), 4)
