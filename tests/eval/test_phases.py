@@ -50,6 +50,7 @@ def test_files_rows_and_pictures(
 ) -> None:
     out = tmp_path / "out"
     argv = ["eval", "phases", str(small), "-o", str(out), "--samples", "1", "--texts", "1"]
+    argv += ["--kv-window", "256"]
     assert main([*argv, "--json"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])["models"][0]
     folder = out / small.name
