@@ -137,6 +137,7 @@ smoke: $(INSTALLED) $(PROFILED)
 
 bench: $(INSTALLED) $(PROFILED)
 	$(PY) benchmarks/bench_attention.py
+	$(PY) benchmarks/bench_prefill.py
 	$(PY) benchmarks/bench_serving.py --model $(MODEL)
 
 overload: $(INSTALLED) $(PROFILED)
