@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from stock_op import StockOp
 
 KV_HEADS, GROUP, HEAD_SIZE, BLOCK = 3, 3, 64, 128
 CASES = ((1, 512), (1, 1024), (8, 1024), (1, 8192), (8, 8192))
@@ -101,58 +102,19 @@ def native(kv_format: str, batch: int, context: int, instruction_set: str | None
 
 def stock(batch: int, context: int, dtype: torch.dtype) -> float:
     """Milliseconds of vLLM's own write and attention ops."""
-    from vllm import _custom_ops as ops
-    from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
-
     size = batch * context * KV_HEADS * 2 * HEAD_SIZE * dtype.itemsize
     places = tables(batch, context, max(int(ROTATE_BYTES / size), 1))
     count = len(places) * places[0].numel()
     keys, values = torch.randn(count, KV_HEADS, 2 * BLOCK, HEAD_SIZE).to(dtype).chunk(2, dim=2)
-    q, k, v, out = rows(batch, dtype)
-    isa = _get_attn_isa(dtype, BLOCK, HEAD_SIZE)
+    op = StockOp(keys, values, KV_HEADS * GROUP, SCALE)
+    step = rows(batch, dtype)
     lens = torch.full((batch,), context, dtype=torch.int32)
     starts = torch.arange(batch + 1, dtype=torch.int32)
-    metadata = ops.cpu_attn_get_scheduler_metadata(
-        num_reqs=batch,
-        num_heads=KV_HEADS * GROUP,
-        num_kv_heads=KV_HEADS,
-        head_dim=HEAD_SIZE,
-        seq_lens=lens,
-        dtype=dtype,
-        query_start_loc=starts,
-        causal=True,
-        sliding_window_size=-1,
-        isa=isa,
-        enable_kv_split=True,
-        dynamic_causal=None,
-        kv_cache_dtype="auto",
-    )
+    schedule = op.schedule(starts, lens)
 
     def call(place: torch.Tensor) -> None:
         slots = place[:, -1].long() * BLOCK + (context - 1) % BLOCK
-        ops.cpu_attn_reshape_and_cache(
-            k, v, keys, values, slots, isa, k_scale=1.0, v_scale=1.0, kv_cache_dtype="auto"
-        )
-        ops.cpu_attention_with_kv_cache(
-            query=q,
-            key_cache=keys,
-            value_cache=values,
-            output=out,
-            query_start_loc=starts,
-            seq_lens=lens,
-            scale=SCALE,
-            causal=True,
-            alibi_slopes=None,
-            sliding_window=-1,
-            block_table=place,
-            softcap=0,
-            scheduler_metadata=metadata,
-            s_aux=None,
-            dynamic_causal=None,
-            k_scale=1.0,
-            v_scale=1.0,
-            kv_cache_dtype="auto",
-        )
+        op(step, slots, starts, lens, place, schedule)
 
     return milliseconds([lambda p=p: call(p) for p in places])  # type: ignore[misc]
 

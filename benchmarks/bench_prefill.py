@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from bench_attention import BLOCK, GROUP, HEAD_SIZE, KV_HEADS, SCALE
+from stock_op import StockOp
 from tqdm import tqdm
 
 from vllm_headaware.config import KVPolicyConfig
@@ -50,6 +51,11 @@ class Prompt:
         self.table = torch.arange(-(-tokens // BLOCK), dtype=torch.int32)[None]
         self.chunks = [range(at, min(at + chunk, tokens)) for at in range(0, tokens, chunk)]
 
+    def rows(self, chunk: range) -> tuple[torch.Tensor, ...]:
+        """Query, key, value and output of a chunk."""
+        every = (self.query, self.key, self.value, self.output)
+        return tuple(rows[chunk.start : chunk.stop] for rows in every)
+
     def milliseconds(self, read: Callable[[range], None]) -> float:
         """Time of reading every chunk once."""
         start = time.perf_counter()
@@ -78,10 +84,9 @@ def native(
     )
 
     def read(chunk: range) -> None:
-        rows = slice(chunk.start, chunk.stop)
         starts = torch.tensor([0, len(chunk)], dtype=torch.int32)
         step = ClassStep(starts, torch.tensor([chunk.stop], dtype=torch.int32), prompt.table)
-        q, k, v, out = (x[rows] for x in (prompt.query, prompt.key, prompt.value, prompt.output))
+        q, k, v, out = prompt.rows(chunk)
         layer(q, k, v, out, [step])
 
     return read
@@ -89,56 +94,16 @@ def native(
 
 def stock(prompt: Prompt) -> Callable[[range], None]:
     """Reads a chunk with vLLM's own write and attention ops, in float32."""
-    from vllm import _custom_ops as ops
-    from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
-
     cache = torch.zeros(prompt.table.numel(), KV_HEADS, 2 * BLOCK, HEAD_SIZE)
     keys, values = cache.chunk(2, dim=2)
-    isa = _get_attn_isa(torch.float32, BLOCK, HEAD_SIZE)
-    scales: dict[str, Any] = {"k_scale": 1.0, "v_scale": 1.0, "kv_cache_dtype": "auto"}
+    op = StockOp(keys, values, KV_HEADS * GROUP, SCALE)
 
     def read(chunk: range) -> None:
-        rows = slice(chunk.start, chunk.stop)
         starts = torch.tensor([0, len(chunk)], dtype=torch.int32)
         lens = torch.tensor([chunk.stop], dtype=torch.int32)
-        metadata = ops.cpu_attn_get_scheduler_metadata(
-            num_reqs=1,
-            num_heads=KV_HEADS * GROUP,
-            num_kv_heads=KV_HEADS,
-            head_dim=HEAD_SIZE,
-            seq_lens=lens,
-            dtype=torch.float32,
-            query_start_loc=starts,
-            causal=True,
-            sliding_window_size=-1,
-            isa=isa,
-            enable_kv_split=True,
-            dynamic_causal=None,
-            kv_cache_dtype="auto",
-        )
         # Blocks of the prompt lie in order, so a token's slot is its position.
         slots = torch.arange(chunk.start, chunk.stop)
-        ops.cpu_attn_reshape_and_cache(
-            prompt.key[rows], prompt.value[rows], keys, values, slots, isa, **scales
-        )
-        ops.cpu_attention_with_kv_cache(
-            query=prompt.query[rows],
-            key_cache=keys,
-            value_cache=values,
-            output=prompt.output[rows],
-            query_start_loc=starts,
-            seq_lens=lens,
-            scale=SCALE,
-            causal=True,
-            alibi_slopes=None,
-            sliding_window=-1,
-            block_table=prompt.table,
-            softcap=0,
-            scheduler_metadata=metadata,
-            s_aux=None,
-            dynamic_causal=None,
-            **scales,
-        )
+        op(prompt.rows(chunk), slots, starts, lens, prompt.table, op.schedule(starts, lens))
 
     return read
 
