@@ -44,8 +44,11 @@ def write_text_task(folder: Path, passages: int) -> None:
             passage = text[number * step :][:TEXT_CHARACTERS]
             file.write(json.dumps({"text": passage}) + "\n")
     metrics = [
-        {"metric": name, "aggregation": name, "higher_is_better": False}
-        for name in ("bits_per_byte", "word_perplexity")
+        {"metric": name, "aggregation": aggregation, "higher_is_better": False}
+        for name, aggregation in (
+            ("bits_per_byte", "bits_per_byte"),
+            ("word_perplexity", "weighted_perplexity"),
+        )
     ]
     task = {
         "task": TEXT_TASK,

@@ -104,6 +104,24 @@ def test_variables_are_a_chain_in_reading_order() -> None:
         assert len(sample.answers) == 3
 
 
+def test_a_chain_is_shown_once_with_other_variables_and_the_right_answer(demo_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(demo_model)
+    for split in SPLITS:
+        for sample in make_samples(
+            tokenizer, "variable_tracking", split=split, count=9, tokens=900
+        ):
+            text = str(tokenizer.decode(sample.prompt_token_ids))
+            shown, asked = text.split("Remember the variables that are assigned")[1:]
+            assert asked.count(" = ") == shown.count(" = ") == 3
+            answered = re.findall(r"VAR (\w+) = ", shown)
+            reply = re.findall(r"value \d{5} are (.*)\.<", shown)[0]
+            assert set(reply.split(", ")) == set(answered)
+            assert set(answered).isdisjoint(sample.answers)
+            assert {int(n) % 2 for n in re.findall(r"\d{5}", text)} == {POOLS[split].residue}
+
+
 def test_common_and_frequent_words_are_those_that_occur_most() -> None:
     for sample in make("common_words"):
         counts = Counter(re.findall(r"\d+\. (\w+)", sample.prompt_text)).most_common(2)

@@ -14,4 +14,5 @@ class WordTokenizer:
         return [1] * add_special_tokens + [hash(word) % 1000 + 2 for word in words]
 
     def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> str:
-        return f"user {messages[0]['content']} assistant now"
+        turns = " ".join(f"{turn['role']} {turn['content']}" for turn in messages)
+        return f"{turns} assistant now"

@@ -67,6 +67,12 @@ def add_parser(subparsers: Any) -> None:
         metavar="NATS",
         help="what an answer token may lose as heads are closed in order of rank (0.05)",
     )
+    parser.add_argument(
+        "--device",
+        default=None,
+        metavar="NAME",
+        help="what computes: cpu, cuda, cuda:1, ... (a GPU where torch finds one, else cpu)",
+    )
     parser.add_argument("--json", action="store_true", help="print a summary as one JSON object")
 
 
@@ -99,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
 
 def measured(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
     """A new profile; see run()."""
+    import torch
+
     from vllm_headaware.cli.plan import parse_lengths
     from vllm_headaware.profile.run import (
         DEFAULT_BOUND,
@@ -122,6 +130,7 @@ def measured(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
         lengths=lengths,
         seed=args.seed,
         bound=DEFAULT_BOUND if args.bound is None else args.bound,
+        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
     )
 
 
@@ -129,9 +138,9 @@ def imported(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
     """The profile that a DuoAttention pattern amounts to; see run()."""
     from vllm_headaware.profile.duo import import_duo
 
-    if args.samples is not None or args.lengths or args.bound is not None:
+    if args.samples is not None or args.lengths or args.bound is not None or args.device:
         raise HeadAwareError(
-            "--from-duo measures nothing; leave --samples, --lengths and --bound out"
+            "--from-duo measures nothing; leave --samples, --lengths, --bound and --device out"
         )
     return import_duo(args.from_duo, model_dir)
 

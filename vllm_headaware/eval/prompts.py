@@ -10,18 +10,27 @@ from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.eval.words import POOLS, WordPool
 
 
-def encode_chat(tokenizer: Any, message: str, reply_start: str = "") -> list[int]:
+def encode_chat(
+    tokenizer: Any, message: str, reply_start: str = "", example: tuple[str, str] | None = None
+) -> list[int]:
     """Token ids of a user message, ready for the model's answer.
 
     Args:
         reply_start: words the answer is made to begin with.
+        example: a message and its right answer, which come before as a turn of their own.
     """
     if getattr(tokenizer, "chat_template", None):
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True
-        )
+        turns = [{"role": "user", "content": message}]
+        if example:
+            roles = ("user", "assistant")
+            turns = [
+                {"role": role, "content": content}
+                for role, content in zip(roles, example, strict=True)
+            ] + turns
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         return tokenizer.encode(text + reply_start, add_special_tokens=False)
-    return tokenizer.encode(f"{message}\n{reply_start}")
+    before = "{}\n{}\n\n".format(*example) if example else ""
+    return tokenizer.encode(f"{before}{message}\n{reply_start}")
 
 
 def longest_that_fits(

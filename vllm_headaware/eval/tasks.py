@@ -76,9 +76,12 @@ def make_samples(
     samples = []
     for _ in range(count):
         draft = TASKS[task](pool, rng, tokens)
+        example = _example(draft, task, pool, rng, tokens) if task in SHOWN_ONCE else None
 
-        def build(size: int, draft: Draft = draft) -> list[int]:
-            return encode_chat(tokenizer, draft.message(size), draft.reply_start)
+        def build(
+            size: int, draft: Draft = draft, example: tuple[str, str] | None = example
+        ) -> list[int]:
+            return encode_chat(tokenizer, draft.message(size), draft.reply_start, example)
 
         size = longest_that_fits(build, tokens, tokens, f"a {task} prompt")
         samples.append(Sample(build(size), draft.message(size), draft.answers, draft.reply))
@@ -195,6 +198,16 @@ def frequent_words(pool: WordPool, rng: random.Random, tokens: int) -> Draft:
     return Draft(message, "The 3 most frequent words are:", top, f" {', '.join(top)}.")
 
 
+def _example(
+    asked: Draft, task: str, pool: WordPool, rng: random.Random, tokens: int
+) -> tuple[str, str]:
+    """A short message of a task and its right answer, which shares nothing with what is asked."""
+    draft = asked
+    while not set(draft.answers).isdisjoint(asked.answers):
+        draft = TASKS[task](pool, rng, tokens)
+    return draft.message(tokens // EXAMPLE_TOKENS), draft.reply_start + draft.reply
+
+
 def _multi_key(pool: WordPool, rng: random.Random, tokens: int) -> Draft:
     return needles(pool, rng, tokens, keys=4)
 
@@ -211,3 +224,8 @@ TASKS: dict[str, Callable[[WordPool, random.Random, int], Draft]] = {
     "common_words": common_words,
     "frequent_words": frequent_words,
 }
+SHOWN_ONCE = frozenset({"variable_tracking"})
+"""Tasks that come with an answered example before them, as in RULER: a small model that is not
+shown what a chain is repeats sentences instead."""
+EXAMPLE_TOKENS = 50
+"""Tokens of a prompt for each sentence of its example, which so takes about a fifth of it."""

@@ -41,7 +41,8 @@ def answer_loss(
     Args:
         model: a Hugging Face decoder in eval mode.
         input_ids: int64 [T], prompt and answer.
-        closed: bool [num_layers, num_kv_heads]; layers with a window of their own stay as they are.
+        closed: bool [num_layers, num_kv_heads], on the CPU; layers with a window of their own stay
+            as they are.
         sink, window: in tokens.
     """
     windows = layer_windows(model.config)
@@ -53,9 +54,11 @@ def answer_loss(
             return native_attention(query, key, value, scale, windows[layer])
         output = torch.empty_like(query)
         group = query.shape[1] // key.shape[1]
-        for heads, is_open in ((closed[layer], False), (~closed[layer], True)):
-            if heads.any():
-                own = heads.repeat_interleave(group)
+        query_heads = torch.arange(query.shape[1]).view(-1, group)
+        for chosen, is_open in ((closed[layer], False), (~closed[layer], True)):
+            if chosen.any():
+                heads = chosen.nonzero().flatten()
+                own = query_heads[chosen].flatten()
                 rows = query[:, own], key[:, heads], value[:, heads], scale
                 output[:, own] = (
                     full_attention(*rows)
@@ -66,7 +69,7 @@ def answer_loss(
 
     with watch_attention(model, ablated):
         logits = last_logits(model, input_ids, num_answer_tokens)
-    return float(cross_entropy(logits, input_ids[input_ids.shape[0] - num_answer_tokens :]))
+    return float(cross_entropy(logits, input_ids[len(input_ids) - num_answer_tokens :]).cpu())
 
 
 def ablate(

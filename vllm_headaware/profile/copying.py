@@ -44,7 +44,8 @@ class CopyWatch:
         self._scores[layer] = torch.zeros(key.shape[1])
         if self._source is not None and self._windows[layer] is None:
             wanted = torch.arange(len(self._needle)) + self._source
-            strongest = row_attention(query, key, self._rows, scale).argmax(-1)
+            rows = self._rows.to(query.device)
+            strongest = row_attention(query, key, rows, scale).argmax(-1).cpu()
             hits = (strongest == wanted).float().mean(-1)
             self._scores[layer] = max_over_group(hits, key.shape[1])
 

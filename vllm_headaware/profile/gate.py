@@ -34,7 +34,7 @@ def gate_gradients(
 
     Args:
         model: a Hugging Face decoder in eval mode whose parameters need no gradients.
-        input_ids: int64 [T], prompt and answer.
+        input_ids: int64 [T], prompt and answer, on the model's device.
         num_answer_tokens: the loss is the mean NLL of the last so many tokens, in nats.
         sink, window: what a closed gate would leave visible, in tokens.
         saw: looks on: called with layer, query, key and scale; see Watcher.
@@ -42,7 +42,7 @@ def gate_gradients(
     Returns:
         Gradients, float32 [num_layers, num_kv_heads]: negative where closing the gate would raise
         the loss, 0 in layers that see only a window of their own. And the logits that predict the
-        answer, float32 [num_answer_tokens, vocabulary].
+        answer, float32 [num_answer_tokens, vocabulary]. Both on the CPU.
     """
     length = input_ids.shape[0]
     windows = layer_windows(model.config)
@@ -59,7 +59,7 @@ def gate_gradients(
         with torch.no_grad():
             local = sink_window_attention(query, key, value, scale, sink, window)
             difference = (full - local).unflatten(1, (key.shape[1], -1))
-        alpha = torch.ones(key.shape[1], 1, 1, 1, requires_grad=True)
+        alpha = torch.ones(key.shape[1], 1, 1, 1, device=key.device, requires_grad=True)
         gates[layer] = alpha
         # alpha x full + (1 - alpha) x local, written so that only alpha's own effect is new.
         return full + ((alpha - 1) * difference).flatten(1, 2)
@@ -73,8 +73,8 @@ def gate_gradients(
     gradients = torch.zeros(len(windows), heads)
     for layer, gate in gates.items():
         if gate.grad is not None:
-            gradients[layer] = gate.grad.flatten()
-    return gradients, logits.detach()
+            gradients[layer] = gate.grad.flatten().cpu()
+    return gradients, logits.detach().cpu()
 
 
 def gate_shares(gradients: torch.Tensor) -> torch.Tensor:

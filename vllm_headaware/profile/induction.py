@@ -26,13 +26,15 @@ def induction_scores(
 
     Args:
         length: tokens of the random sequence, before it is repeated.
+        generator: on the CPU, so that every device is given the same tokens.
 
     Returns:
-        float32 [num_layers, num_kv_heads], 0 to 1; 0 in layers that see only a window of their own.
+        float32 [num_layers, num_kv_heads], 0 to 1, on the CPU; 0 in layers that see only a window
+        of their own.
     """
     once = torch.randint(vocab_size, (length,), generator=generator)
-    input_ids = torch.cat([once, once])
-    rows = torch.arange(length, 2 * length - 1)
+    input_ids = torch.cat([once, once]).to(model.device)
+    rows = torch.arange(length, 2 * length - 1, device=model.device)
     followers = (rows - length + 1)[None, :, None]
     scores: dict[int, torch.Tensor] = {}
     windows = layer_windows(model.config)
@@ -44,7 +46,7 @@ def induction_scores(
         if windows[layer] is None:
             attention = row_attention(query, key, rows, scale)
             matched = attention.gather(-1, followers.expand(attention.shape[0], -1, 1))
-            scores[layer] = max_over_group(matched.mean(dim=(1, 2)), key.shape[1])
+            scores[layer] = max_over_group(matched.mean(dim=(1, 2)), key.shape[1]).cpu()
         return native_attention(query, key, value, scale, windows[layer])
 
     with watch_attention(model, watch), torch.no_grad():

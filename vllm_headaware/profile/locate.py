@@ -14,13 +14,14 @@ FILE_NAME = "headaware_profile.json"
 
 
 def find_profile(
-    model_dir: str | Path, where: str = "auto", *, sink: int = 64, window: int = 256
+    model_dir: str | Path, where: str = "auto", *, sink: int = 64, window: int = 512
 ) -> HeadProfile:
     """A profile that fits the model.
 
     Args:
         where: a file, or "auto": next to the model, then the user's cache, else measure now (with
-            a progress bar) and keep it in the first of the two places that can be written.
+            a progress bar, on the CPU: a GPU is the engine's) and keep it in the first of the two
+            places that can be written.
         sink, window: what will be served, in tokens. A profile that has to be measured is measured
             with them; one that was measured with others is used, and stderr says so.
 

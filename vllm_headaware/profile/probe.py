@@ -95,15 +95,19 @@ def sink_window_attention(
     Only keys that some query of a piece sees are read; shapes as in Watcher, Q = K.
     """
     pieces = []
-    for queries in torch.arange(query.shape[2]).split(PIECE):
-        first, last = int(queries[0]), int(queries[-1])
+    positions = torch.arange(query.shape[2], device=query.device)
+    for first in range(0, len(positions), PIECE):
+        queries = positions[first : first + PIECE, None]
         near = max(first - window + 1, 0)
-        keys = torch.cat([torch.arange(min(sink, near)), torch.arange(near, last + 1)])
-        position = queries[:, None]
-        visible = (keys <= position) & ((keys < sink) | (keys > position - window))
+        keys = torch.cat([positions[: min(sink, near)], positions[near : first + len(queries)]])
+        visible = (keys <= queries) & ((keys < sink) | (keys > queries - window))
         pieces.append(
             full_attention(
-                query[:, :, first : last + 1], key[:, :, keys], value[:, :, keys], scale, visible
+                query[:, :, first : first + len(queries)],
+                key[:, :, keys],
+                value[:, :, keys],
+                scale,
+                visible,
             )
         )
     return torch.cat(pieces, dim=2)
@@ -138,7 +142,7 @@ def native_attention(
     num_queries, num_keys = query.shape[2], key.shape[2]
     if num_queries == num_keys and (window is None or num_keys <= window):
         return full_attention(query, key, value, scale)
-    key_pos = torch.arange(num_keys)
+    key_pos = torch.arange(num_keys, device=query.device)
     query_pos = key_pos[num_keys - num_queries :, None]
     visible = key_pos <= query_pos
     if window is not None:
@@ -153,7 +157,7 @@ def row_attention(
 
     Args:
         query: [1, Hq, T, D]; key: [1, Hkv, T, D]
-        rows: int64 [R], query positions.
+        rows: int64 [R], query positions, on the query's device.
 
     Returns:
         float32 [Hq, R, T]; position t > row has probability 0.
@@ -161,8 +165,8 @@ def row_attention(
     group = query.shape[1] // key.shape[1]
     keys = key[0].repeat_interleave(group, dim=0).float()
     logits = query[0, :, rows].float() @ keys.transpose(1, 2) * scale
-    hidden = torch.arange(key.shape[2]) > rows[:, None]
-    return logits.masked_fill(hidden.to(logits.device), float("-inf")).softmax(-1)
+    hidden = torch.arange(key.shape[2], device=rows.device) > rows[:, None]
+    return logits.masked_fill(hidden, float("-inf")).softmax(-1)
 
 
 def max_over_group(scores: torch.Tensor, num_kv_heads: int) -> torch.Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -48,6 +50,7 @@ def profile_model(
     lengths: Sequence[int] = DEFAULT_LENGTHS,
     seed: int = 0,
     bound: float = DEFAULT_BOUND,
+    device: str = "cpu",
     progress: bool | None = None,
 ) -> HeadProfile:
     """Score every KV head of a model on generated calibration prompts.
@@ -57,6 +60,7 @@ def profile_model(
         samples: needle prompts, dealt to `lengths` in turn.
         lengths: of the prompts, in tokens; longer ones weigh more, see gate_scores().
         bound: nats per answer token that may be lost as heads are closed in order of rank.
+        device: what computes, a name of torch's.
         progress: show a bar on stderr; None means only on a terminal.
 
     Raises:
@@ -78,18 +82,15 @@ def profile_model(
     started = time.monotonic()
     folder = Path(model_dir)
     digest = model_hash(folder)
-    model, tokenizer = load_model(folder)
+    model, tokenizer = load_model(folder, device)
     _require_plain_attention(model.config.get_text_config(), max(lengths))
-    of_length = [n for i, n in enumerate(lengths) for _ in range(i, samples, len(lengths))]
+    counts = Counter(itertools.islice(itertools.cycle(lengths), samples))
+    of_length = list(counts.elements())
     prompts = [
         sample
-        for length in dict.fromkeys(lengths)
+        for length, count in counts.items()
         for sample in needle_samples(
-            tokenizer,
-            split="calibration",
-            count=of_length.count(length),
-            tokens=length,
-            seed=seed,
+            tokenizer, split="calibration", count=count, tokens=length, seed=seed
         )
     ]
     bar = tqdm(
@@ -103,7 +104,7 @@ def profile_model(
     with bar:
         for sample in prompts:
             answer = tokenizer.encode(sample.reply, add_special_tokens=False)
-            input_ids = torch.tensor(sample.prompt_token_ids + answer)
+            input_ids = torch.tensor(sample.prompt_token_ids + answer, device=device)
             asked.append((input_ids, len(answer)))
             needle = tokenizer.encode(sample.answer, add_special_tokens=False)
             watch = CopyWatch(model, input_ids, needle, len(answer))
@@ -169,6 +170,7 @@ def profile_model(
         provenance={
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - started, 1),
+            "device": device,
             "vllm_headaware": __version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
@@ -176,7 +178,7 @@ def profile_model(
     )
 
 
-def load_model(folder: Path) -> tuple[Any, Any]:
+def load_model(folder: Path, device: str = "cpu") -> tuple[Any, Any]:
     """Model and tokenizer of a folder, in float32, in eval mode, without gradients.
 
     Raises:
@@ -188,10 +190,17 @@ def load_model(folder: Path) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     except (OSError, ValueError, KeyError) as error:
         detail = " ".join(str(error).split())
         raise HeadAwareError(f"cannot load the model in {folder}: {detail}") from error
+    try:
+        model = model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        detail = str(error).splitlines()[0]
+        raise HeadAwareError(
+            f"cannot put the model on the device {device!r}: {detail}; use --device cpu"
+        ) from error
     return model.eval().requires_grad_(False), tokenizer
 
 
