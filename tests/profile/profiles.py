@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from vllm_headaware.profile.format import SCORES, HeadProfile, ProfiledModel
+from vllm_headaware.profile.questions import Question
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama"},
@@ -51,6 +52,11 @@ def make_profile(layers: int = 3, heads: int = 2, digest: str = HASH) -> HeadPro
         },
         provenance={"seconds": 1.5},
     )
+
+
+def make_question(input_ids: torch.Tensor, answer: int, needle: tuple[int, ...] = ()) -> Question:
+    """Its last `answer` tokens are the right answer."""
+    return Question(input_ids, answer, needle, is_far=True, weight=1.0)
 
 
 def make_model(family: str, seed: int = 0) -> Any:

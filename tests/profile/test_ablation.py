@@ -5,38 +5,39 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.profile.profiles import make_model
+from tests.profile.profiles import make_model, make_question
 from tests.profile.test_gate import ANSWER, LENGTH, SINK, WINDOW, loss_with_gate
 from vllm_headaware.policies.headaware import rank_heads
 from vllm_headaware.profile.ablation import SHARES, ablate, answer_loss, fewest_within
+from vllm_headaware.profile.questions import Question
 
 
-def make_sample(seed: int) -> tuple[torch.Tensor, int]:
+def make_sample(seed: int) -> Question:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(101, (LENGTH,), generator=generator), ANSWER
+    return make_question(torch.randint(101, (LENGTH,), generator=generator), ANSWER)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "phi3"])
 def test_a_closed_head_costs_what_a_gate_at_zero_costs(family: str) -> None:
-    model, (input_ids, count) = make_model(family), make_sample(7)
+    model, sample = make_model(family), make_sample(7)
     everything = torch.zeros(3, 2, dtype=torch.bool)
-    open_loss = answer_loss(model, input_ids, count, everything, SINK, WINDOW)
+    open_loss = answer_loss(model, sample, everything, SINK, WINDOW)
     for at in ((0, 1), (2, 0)):
         closed = everything.clone()
         closed[at] = True
-        loss = answer_loss(model, input_ids, count, closed, SINK, WINDOW)
-        assert loss == pytest.approx(loss_with_gate(model, input_ids, at, 0.0), abs=1e-5)
+        loss = answer_loss(model, sample, closed, SINK, WINDOW)
+        assert loss == pytest.approx(loss_with_gate(model, sample.input_ids, at, 0.0), abs=1e-5)
         assert abs(loss - open_loss) > 1e-4, "the test shows nothing if the head has no effect"
 
 
 def test_layers_with_a_window_of_their_own_stay() -> None:
-    model, (input_ids, count) = make_model("gemma3"), make_sample(7)
+    model, sample = make_model("gemma3"), make_sample(7)
     layers = model.config.num_hidden_layers
     closed = torch.ones(layers, model.config.num_key_value_heads, dtype=torch.bool)
     full = [kind == "full_attention" for kind in model.config.layer_types]
     only = closed & torch.tensor(full)[:, None]
-    losses = [answer_loss(model, input_ids, count, c, SINK, WINDOW) for c in (closed, only)]
-    assert losses[0] == losses[1] != answer_loss(model, input_ids, count, ~closed, SINK, WINDOW)
+    losses = [answer_loss(model, sample, c, SINK, WINDOW) for c in (closed, only)]
+    assert losses[0] == losses[1] != answer_loss(model, sample, ~closed, SINK, WINDOW)
 
 
 def test_shares_count_the_heads_that_a_policy_is_about() -> None:
@@ -57,9 +58,9 @@ def test_heads_are_closed_from_the_lowest_rank_on_until_the_bound() -> None:
         closed = ranks >= round(share * 6)
         none = torch.zeros_like(closed)
         expected = sum(
-            answer_loss(model, ids, n, closed, SINK, WINDOW)
-            - answer_loss(model, ids, n, none, SINK, WINDOW)
-            for ids, n in samples
+            answer_loss(model, sample, closed, SINK, WINDOW)
+            - answer_loss(model, sample, none, SINK, WINDOW)
+            for sample in samples
         )
         assert loss == pytest.approx(expected / 2, rel=1e-3, abs=1e-5)
     shares = {round(round(share * 6) / 6, 4) for share in SHARES}

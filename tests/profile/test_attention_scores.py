@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import AttentionInterface
 
+from tests.profile.profiles import make_question
 from vllm_headaware.profile.copying import CopyWatch
 from vllm_headaware.profile.induction import induction_scores
 from vllm_headaware.profile.probe import (
@@ -61,7 +62,7 @@ class LookUpModel:
 def copy_scores(
     model: Any, ids: torch.Tensor, needle: list[int], num_answer_tokens: int
 ) -> torch.Tensor | None:
-    watch = CopyWatch(model, ids, needle, num_answer_tokens)
+    watch = CopyWatch(model, make_question(ids, num_answer_tokens, tuple(needle)))
 
     def attend(layer, query, key, value, scale):
         watch.saw(layer, query, key, scale)
@@ -97,6 +98,7 @@ def test_samples_that_are_not_answered_do_not_count() -> None:
     # The needle is in the prompt and the answer, but another token comes between in the model.
     unsure = torch.tensor([*ids[:-4].tolist(), 40, 60, *ids[-4:].tolist()])
     assert copy_scores(LookUpModel(), unsure, needle, 4) is None
+    assert copy_scores(LookUpModel(), ids, [], 4) is None, "a question without a needle"
 
 
 @pytest.mark.parametrize("good", [0, 3])

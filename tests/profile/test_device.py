@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.profile.profiles import make_model
+from tests.profile.profiles import make_model, make_question
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.profile.ablation import answer_loss
 from vllm_headaware.profile.copying import CopyWatch
@@ -35,15 +35,14 @@ def model(monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
 
 
 def test_every_score_is_measured_where_the_model_is(model) -> None:
-    on_cpu = torch.arange(47) % 9
-    input_ids = on_cpu.to("meta")
-    watch = CopyWatch(model, on_cpu, [6, 7, 8], ANSWER)
-    gradients, logits = gate_gradients(model, input_ids, ANSWER, SINK, WINDOW, watch.saw)
+    question = make_question(torch.arange(47) % 9, ANSWER, (6, 7, 8))
+    watch = CopyWatch(model, question)
+    gradients, logits = gate_gradients(model, question, SINK, WINDOW, watch.saw)
     assert gradients.device == logits.device == CPU
     watch.scores(logits)
     closed = torch.zeros_like(gradients, dtype=torch.bool)
     closed[:, 0] = True
-    assert answer_loss(model, input_ids, ANSWER, closed, SINK, WINDOW) == 0.0
+    assert answer_loss(model, question, closed, SINK, WINDOW) == 0.0
     scores = induction_scores(model, 9, 11, torch.Generator().manual_seed(0))
     assert scores.device == CPU
 

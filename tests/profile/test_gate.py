@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from tests.profile.profiles import make_model
+from tests.profile.profiles import make_model, make_question
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.profile.gate import gate_gradients, gate_scores, gate_shares
 from vllm_headaware.profile.induction import induction_scores
@@ -49,7 +49,7 @@ def loss_with_gate(model, input_ids: torch.Tensor, at: tuple[int, int], alpha: f
 def test_gradient_is_that_of_finite_differences(family: str) -> None:
     model = make_model(family)
     input_ids = torch.randint(101, (LENGTH,), generator=torch.Generator().manual_seed(7))
-    gradients, _ = gate_gradients(model, input_ids, ANSWER, SINK, WINDOW)
+    gradients, _ = gate_gradients(model, make_question(input_ids, ANSWER), SINK, WINDOW)
     assert gradients.shape == (3, 2)
     step = 1e-4
     for layer in range(3):
@@ -74,7 +74,7 @@ def test_only_layers_of_full_attention_are_scored_and_the_others_keep_their_wind
         got = last_logits(model, input_ids, ANSWER)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
-    gradients, _ = gate_gradients(model, input_ids, ANSWER, SINK, WINDOW)
+    gradients, _ = gate_gradients(model, make_question(input_ids, ANSWER), SINK, WINDOW)
     assert gradients[[0, 2]].abs().max() == 0
     assert gradients[1].abs().min() > 1e-4
     windowless = induction_scores(model, 101, 20, torch.Generator().manual_seed(1))
@@ -83,15 +83,18 @@ def test_only_layers_of_full_attention_are_scored_and_the_others_keep_their_wind
 
 
 def test_models_that_cap_logits_are_not_probed() -> None:
+    model, question = make_model("gemma2"), make_question(torch.arange(LENGTH), ANSWER)
     with pytest.raises(HeadAwareError, match="caps its logits"):
-        gate_gradients(make_model("gemma2"), torch.arange(LENGTH), ANSWER, SINK, WINDOW)
+        gate_gradients(model, question, SINK, WINDOW)
 
 
 def test_nothing_is_lost_when_the_window_covers_everything() -> None:
     model = make_model("llama")
     input_ids = torch.randint(101, (LENGTH,), generator=torch.Generator().manual_seed(7))
-    assert gate_gradients(model, input_ids, ANSWER, 0, LENGTH)[0].abs().max() < 1e-6
-    assert gate_gradients(model, input_ids, ANSWER, 0, LENGTH - 9)[0].abs().max() > 1e-4
+    assert gate_gradients(model, make_question(input_ids, ANSWER), 0, LENGTH)[0].abs().max() < 1e-6
+    assert (
+        gate_gradients(model, make_question(input_ids, ANSWER), 0, LENGTH - 9)[0].abs().max() > 1e-4
+    )
 
 
 @pytest.mark.parametrize(("sink", "window"), [(3, 5), (0, 1), (64, 300), (700, 9), (1, 2000)])
@@ -109,7 +112,7 @@ def test_model_is_as_before_afterwards_even_after_an_error() -> None:
     before = model.config._attn_implementation
     input_ids = torch.arange(LENGTH)
     logits = model(input_ids[None]).logits
-    gate_gradients(model, input_ids, ANSWER, SINK, WINDOW)
+    gate_gradients(model, make_question(input_ids, ANSWER), SINK, WINDOW)
 
     def fail(*_):
         raise RuntimeError("inside")
@@ -143,8 +146,8 @@ def test_samples_weigh_the_same_and_signs_do_not_cancel() -> None:
     assert torch.equal(gate_scores(shares[2:], [9]), torch.zeros(2, 1))
 
 
-def test_long_prompts_weigh_more() -> None:
+def test_samples_weigh_as_they_are_told() -> None:
     shares = torch.tensor([[[0.8, 0.2]], [[0.6, 0.4]], [[0.1, 0.9]]])
-    # Twice as long weighs twice: (.8 + .6 + 2 x .1) / 4.
-    torch.testing.assert_close(gate_scores(shares, [50, 50, 100]), torch.tensor([[0.4, 0.6]]))
-    torch.testing.assert_close(gate_scores(shares, [50, 50, 50]), shares.mean(0))
+    # (.8 + .6 + 2 x .1) / 4
+    torch.testing.assert_close(gate_scores(shares, [0.5, 0.5, 1]), torch.tensor([[0.4, 0.6]]))
+    torch.testing.assert_close(gate_scores(shares, [7, 7, 7]), shares.mean(0))

@@ -42,10 +42,17 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("model", help="model folder or hub id")
     parser.add_argument("-o", "--output", type=Path, default=None, metavar="FILE")
     parser.add_argument(
-        "--samples", type=int, default=None, metavar="N", help="needle prompts (20)"
+        "--samples",
+        type=int,
+        default=None,
+        metavar="N",
+        help="questions: needles, and a third chains of variables (24)",
     )
     parser.add_argument(
-        "--lengths", default=None, metavar="N,N,...", help="their lengths in tokens (800,1500,3000)"
+        "--lengths",
+        default=None,
+        metavar="N,N,...",
+        help="their lengths in tokens (1000,1500,3000)",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sink", type=int, default=64, metavar="TOKENS")

@@ -22,6 +22,7 @@ from vllm_headaware.profile.probe import (
     sink_window_attention,
     watch_attention,
 )
+from vllm_headaware.profile.questions import Question
 
 SHARES = (0.0, 0.1, 0.2, 0.35)
 """Shares of open heads that are always measured."""
@@ -30,8 +31,7 @@ SHARES = (0.0, 0.1, 0.2, 0.35)
 @torch.no_grad()
 def answer_loss(
     model: Any,
-    input_ids: torch.Tensor,
-    num_answer_tokens: int,
+    question: Question,
     closed: torch.Tensor,
     sink: int,
     window: int,
@@ -40,7 +40,6 @@ def answer_loss(
 
     Args:
         model: a Hugging Face decoder in eval mode.
-        input_ids: int64 [T], prompt and answer.
         closed: bool [num_layers, num_kv_heads], on the CPU; layers with a window of their own stay
             as they are.
         sink, window: in tokens.
@@ -67,14 +66,15 @@ def answer_loss(
                 )
         return output
 
+    input_ids = question.input_ids.to(model.device)
     with watch_attention(model, ablated):
-        logits = last_logits(model, input_ids, num_answer_tokens)
-    return float(cross_entropy(logits, input_ids[len(input_ids) - num_answer_tokens :]).cpu())
+        logits = last_logits(model, input_ids, question.num_answer_tokens)
+    return float(cross_entropy(logits, input_ids[-question.num_answer_tokens :]).cpu())
 
 
 def ablate(
     model: Any,
-    samples: Sequence[tuple[torch.Tensor, int]],
+    questions: Sequence[Question],
     scores: torch.Tensor,
     sink: int,
     window: int,
@@ -84,9 +84,8 @@ def ablate(
     """Close heads in order of rank and find the fewest that must stay open.
 
     Args:
-        samples: input_ids (int64 [T], prompt and answer) and number of answer tokens of each.
         scores: float32 [num_layers, num_kv_heads]; heads with the highest stay open longest.
-        bound: nats per answer token that may be lost, mean over the samples.
+        bound: nats per answer token that may be lost, mean over the questions.
         tick: called after each measurement.
 
     Returns:
@@ -104,7 +103,7 @@ def ablate(
         if num_open not in losses:
             closed = torch.zeros(scores.shape, dtype=torch.bool)
             closed[full] = ranks >= num_open
-            values = [answer_loss(model, ids, n, closed, sink, window) for ids, n in samples]
+            values = [answer_loss(model, asked, closed, sink, window) for asked in questions]
             losses[num_open] = sum(values) / len(values)
             tick()
         return losses[num_open] - losses[total]
@@ -113,7 +112,7 @@ def ablate(
     fewest = fewest_within(lambda n: loss(n) <= bound, [round(s * total) for s in SHARES], total)
     return {
         "bound": bound,
-        "samples": len(samples),
+        "samples": len(questions),
         "share": round(fewest / total, 4),
         "curve": [[round(n / total, 4), float(f"{loss(n):.4g}")] for n in sorted(losses)],
     }

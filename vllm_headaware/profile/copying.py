@@ -16,6 +16,7 @@ from vllm_headaware.profile.probe import (
     max_over_group,
     row_attention,
 )
+from vllm_headaware.profile.questions import Question
 
 
 class CopyWatch:
@@ -23,17 +24,13 @@ class CopyWatch:
 
     Args:
         model: a Hugging Face decoder.
-        input_ids: int64 [T], prompt and right answer.
-        needle: token ids of the secret, as in prompt and answer.
-        num_answer_tokens: how many of the last tokens are the answer.
+        question: with a needle, or nothing is scored.
     """
 
-    def __init__(
-        self, model: Any, input_ids: torch.Tensor, needle: list[int], num_answer_tokens: int
-    ) -> None:
-        ids = input_ids.tolist()
-        split = len(ids) - num_answer_tokens
-        self._needle = needle
+    def __init__(self, model: Any, question: Question) -> None:
+        ids = question.input_ids.tolist()
+        split = len(ids) - question.num_answer_tokens
+        self._needle = needle = list(question.needle)
         self._source, self._target = _find(ids[:split], needle), _find(ids[split:], needle)
         self._rows = torch.arange(len(needle)) + split + (self._target or 0) - 1
         self._windows = layer_windows(model.config)
@@ -69,7 +66,7 @@ class CopyWatch:
 
 
 def _find(ids: list[int], part: list[int]) -> int | None:
-    for start in range(len(ids) - len(part) + 1):
+    for start in range(len(ids) - len(part) + 1) if part else ():
         if ids[start : start + len(part)] == part:
             return start
     return None

@@ -20,12 +20,12 @@ from vllm_headaware.profile.probe import (
     sink_window_attention,
     watch_attention,
 )
+from vllm_headaware.profile.questions import Question
 
 
 def gate_gradients(
     model: Any,
-    input_ids: torch.Tensor,
-    num_answer_tokens: int,
+    question: Question,
     sink: int,
     window: int,
     saw: Callable[[int, torch.Tensor, torch.Tensor, float], None] = lambda *_: None,
@@ -34,8 +34,7 @@ def gate_gradients(
 
     Args:
         model: a Hugging Face decoder in eval mode whose parameters need no gradients.
-        input_ids: int64 [T], prompt and answer, on the model's device.
-        num_answer_tokens: the loss is the mean NLL of the last so many tokens, in nats.
+        question: the loss is the mean NLL of its answer, in nats per token.
         sink, window: what a closed gate would leave visible, in tokens.
         saw: looks on: called with layer, query, key and scale; see Watcher.
 
@@ -44,7 +43,7 @@ def gate_gradients(
         the loss, 0 in layers that see only a window of their own. And the logits that predict the
         answer, float32 [num_answer_tokens, vocabulary]. Both on the CPU.
     """
-    length = input_ids.shape[0]
+    input_ids = question.input_ids.to(model.device)
     windows = layer_windows(model.config)
     gates: dict[int, torch.Tensor] = {}
 
@@ -67,8 +66,8 @@ def gate_gradients(
     # One thread drives forward and backward: two OpenMP teams would wait for each other.
     one_thread = torch.autograd.set_multithreading_enabled(False)
     with watch_attention(model, gated), torch.enable_grad(), one_thread:
-        logits = last_logits(model, input_ids, num_answer_tokens)
-        cross_entropy(logits, input_ids[length - num_answer_tokens :]).backward()
+        logits = last_logits(model, input_ids, question.num_answer_tokens)
+        cross_entropy(logits, input_ids[-question.num_answer_tokens :]).backward()
     heads = next(iter(gates.values())).shape[0]
     gradients = torch.zeros(len(windows), heads)
     for layer, gate in gates.items():
@@ -94,19 +93,16 @@ def gate_shares(gradients: torch.Tensor) -> torch.Tensor:
     return saliency / total.clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def gate_scores(shares: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-    """Mean share of each head over samples that weigh as their prompts are long.
-
-    Heads that carry little in short prompts are needed in long ones, and what is served is longer
-    still: short prompts steady the ranking, but must not outvote the long ones.
+def gate_scores(shares: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
+    """Weighted mean share of each head.
 
     Args:
         shares: float32 [samples, layers, KV heads], of gate_shares().
-        lengths: of each sample's prompt.
+        weights: of the samples; they need not sum to 1.
 
     Returns:
         float32 [layers, KV heads], summing to 1 (0 everywhere if nothing matters).
     """
-    weights = torch.tensor(lengths, dtype=torch.float32)
-    mean = torch.tensordot(weights / weights.sum(), shares, 1)
+    parts = torch.tensor(weights, dtype=torch.float32)
+    mean = torch.tensordot(parts / parts.sum(), shares, 1)
     return mean / mean.sum().clamp_min(torch.finfo(torch.float32).tiny)

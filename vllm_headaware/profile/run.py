@@ -1,11 +1,9 @@
-"""Measure a model: needle samples for the gate and copy scores, repeated noise for induction."""
+"""Measure a model: questions for the gate and copy scores, repeated noise for induction."""
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,7 +15,6 @@ from tqdm import tqdm
 
 from vllm_headaware import __version__
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.eval.needle import NeedleSample, needle_samples
 from vllm_headaware.profile.ablation import SHARES, ablate
 from vllm_headaware.profile.agreement import spearman, split_half
 from vllm_headaware.profile.copying import CopyWatch
@@ -26,19 +23,15 @@ from vllm_headaware.profile.gate import gate_gradients, gate_scores, gate_shares
 from vllm_headaware.profile.induction import induction_scores
 from vllm_headaware.profile.model_hash import model_hash
 from vllm_headaware.profile.probe import layer_windows
+from vllm_headaware.profile.questions import REPLY_TOKENS, Question, make_questions
 
-DEFAULT_LENGTHS = (800, 1500, 3000)
+DEFAULT_LENGTHS = (1000, 1500, 3000)
 """As long as time allows: a ranking from prompts of up to 2,200 tokens misses heads that prompts of
-4,000 need."""
-DEFAULT_SAMPLES = 20
+4,000 need. The shortest is one at which the demo model can follow chains."""
+DEFAULT_SAMPLES = 24
 DEFAULT_BOUND = 0.05
 """Nats per answer token that closed heads may cost in the ablation."""
-ABLATED_SAMPLES = 2
-"""How many prompts of middle length the ablation asks again and again; a closed head cannot see
-their needles."""
 INDUCTION_LENGTH, INDUCTION_RUNS = 128, 4
-REPLY_TOKENS = 32
-"""Room for the answer after a prompt."""
 
 
 def profile_model(
@@ -57,8 +50,8 @@ def profile_model(
 
     Args:
         sink, window: what a local head would keep, in tokens; scores are relative to that.
-        samples: needle prompts, dealt to `lengths` in turn.
-        lengths: of the prompts, in tokens; longer ones weigh more, see gate_scores().
+        samples: questions, see make_questions().
+        lengths: of the prompts, in tokens.
         bound: nats per answer token that may be lost as heads are closed in order of rank.
         device: what computes, a name of torch's.
         progress: show a bar on stderr; None means only on a terminal.
@@ -84,43 +77,29 @@ def profile_model(
     digest = model_hash(folder)
     model, tokenizer = load_model(folder, device)
     _require_plain_attention(model.config.get_text_config(), max(lengths))
-    counts = Counter(itertools.islice(itertools.cycle(lengths), samples))
-    of_length = list(counts.elements())
-    prompts = [
-        sample
-        for length, count in counts.items()
-        for sample in needle_samples(
-            tokenizer, split="calibration", count=count, tokens=length, seed=seed
-        )
-    ]
+    questions = make_questions(
+        tokenizer, samples=samples, lengths=lengths, seed=seed, sink=sink, window=window
+    )
+    weights = [question.weight for question in questions]
     bar = tqdm(
-        total=len(prompts) + INDUCTION_RUNS + len(SHARES) + 1,
+        total=len(questions) + INDUCTION_RUNS + len(SHARES) + 1,
         desc="profiling heads",
         unit="sample",
         file=sys.stderr,
         disable=not sys.stderr.isatty() if progress is None else not progress,
     )
-    asked, gradients, copies = [], [], []
+    gradients, copies = [], []
     with bar:
-        for sample in prompts:
-            answer = tokenizer.encode(sample.reply, add_special_tokens=False)
-            input_ids = torch.tensor(sample.prompt_token_ids + answer, device=device)
-            asked.append((input_ids, len(answer)))
-            needle = tokenizer.encode(sample.answer, add_special_tokens=False)
-            watch = CopyWatch(model, input_ids, needle, len(answer))
-            gradient, logits = gate_gradients(
-                model, input_ids, len(answer), sink, window, watch.saw
-            )
+        for question in questions:
+            watch = CopyWatch(model, question)
+            gradient, logits = gate_gradients(model, question, sink, window, watch.saw)
             gradients.append(gradient)
             if (copied := watch.scores(logits)) is not None:
                 copies.append(copied)
             bar.update()
         shares = gate_shares(torch.stack(gradients))
-        gate = gate_scores(shares, of_length)
-        far = [a for a, s in zip(asked, prompts, strict=True) if _is_far(s, sink, window)] or asked
-        middle = max(len(far) - ABLATED_SAMPLES, 0) // 2
-        ablated = far[middle : middle + ABLATED_SAMPLES]
-        ablation = ablate(model, ablated, gate, sink, window, bound, bar.update)
+        gate = gate_scores(shares, weights)
+        ablation = ablate(model, _to_ablate(questions), gate, sink, window, bound, bar.update)
         generator = torch.Generator().manual_seed(seed)
         inductions = []
         for _ in range(INDUCTION_RUNS):
@@ -156,7 +135,7 @@ def profile_model(
         agreement={
             "split_half_spearman": {
                 "gate": split_half(
-                    lambda part: gate_scores(shares[part], of_length[part])[scored], samples
+                    lambda part: gate_scores(shares[part], weights[part])[scored], samples
                 ),
                 "copy": split_half(lambda part: copying[part].mean(0)[scored], len(copies)),
                 "induction": split_half(lambda part: induced[part].mean(0)[scored], len(induced)),
@@ -204,11 +183,12 @@ def load_model(folder: Path, device: str = "cpu") -> tuple[Any, Any]:
     return model.eval().requires_grad_(False), tokenizer
 
 
-def _is_far(sample: NeedleSample, sink: int, window: int) -> bool:
-    """Whether a needle lies behind the sinks and before the window of the answer."""
-    length = len(sample.prompt_token_ids)
-    place = sample.depth * length
-    return place > sink + REPLY_TOKENS and length - place > window + 2 * REPLY_TOKENS
+def _to_ablate(questions: Sequence[Question]) -> list[Question]:
+    """A needle of middle length that a closed head cannot see, and a chain: asked many times."""
+    chains = [question for question in questions if not question.needle]
+    needles = [question for question in questions if question.needle]
+    far = [question for question in needles if question.is_far] or needles
+    return [far[(len(far) - 1) // 2], chains[0]]
 
 
 def _require_plain_attention(config: Any, length: int) -> None:
