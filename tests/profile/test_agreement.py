@@ -25,9 +25,27 @@ def test_constant_scores_agree_with_nothing() -> None:
     assert spearman(torch.zeros(3, 2), torch.rand(3, 2)) == 0.0
 
 
-def test_split_half_compares_even_with_odd_samples() -> None:
+def test_neighbours_go_to_different_halves_by_lot() -> None:
+    halves: list[set[int]] = []
+
+    def score(part: list[int]) -> torch.Tensor:
+        halves.append(set(part))
+        return torch.arange(6.0)
+
+    assert split_half(score, 7) == pytest.approx(1.0)
+    for first, second in zip(halves[::2], halves[1::2], strict=True):
+        assert first | second == {0, 1, 2, 3, 4, 5}
+        assert all(len(first & {i, i + 1}) == len(second & {i, i + 1}) == 1 for i in (0, 2, 4))
+    assert {frozenset(half) for half in halves[::2]} == {
+        frozenset((a, b, c)) for a in (0, 1) for b in (2, 3) for c in (4, 5)
+    }
+
+
+def test_split_half_is_the_mean_of_what_the_halves_agree() -> None:
     up = torch.arange(6.0).view(3, 2)
-    samples = torch.stack([up, -up, up, -up, up])
-    assert split_half(lambda part: samples[part].mean(0), 5) == pytest.approx(-1.0)
-    assert split_half(lambda part: samples[::2][part].mean(0), 3) == pytest.approx(1.0)
-    assert split_half(lambda part: samples[part].mean(0), 1) == 0.0
+    opposed = torch.stack([up, -up])
+    assert split_half(lambda part: opposed[part].mean(0), 2) == pytest.approx(-1.0)
+    assert split_half(lambda part: opposed[part].mean(0), 1) == 0.0
+    # Of two pairs, equal signs meet (a half is constant, which agrees with nothing) or oppose.
+    samples = torch.stack([up, -up, up, -up])
+    assert -0.8 < split_half(lambda part: samples[part].mean(0), 4) < -0.2

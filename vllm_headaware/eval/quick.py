@@ -30,11 +30,12 @@ TASK_TOKENS = {
     "single_needle": 1500,
     "multi_key": 1500,
     "multi_value": 1000,
+    "variable_tracking": 1000,
     "common_words": 500,
 }
 """Tasks of the quick comparison and their prompt lengths, as far as the demo model can do them."""
 SAMPLES, TEXTS = 8, 2
-SAMPLE_TOKENS = 1500
+SAMPLE_TOKENS = 1000
 """Tasks of shorter prompts get more of them: a short prompt is cheap, and eight are few."""
 TEXT_TOKENS, TEXT_SCORED = 1500, 128
 """Length of a held-out text, and how many of its last tokens are scored."""
@@ -60,7 +61,7 @@ def compare(
     Args:
         config: of the headaware policy; the baselines get at least the bytes of its plan.
         tasks: prompt length in tokens by task.
-        samples: prompts per task of SAMPLE_TOKENS; see prompts_of().
+        samples: prompts per task of SAMPLE_TOKENS or more; see prompts_of().
         texts: held-out passages for perplexity and KL against the full cache.
         journal: file of finished runs, which are not run again; None keeps nothing.
         progress: show a bar on stderr; None means only on a terminal.

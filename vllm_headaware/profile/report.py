@@ -82,7 +82,9 @@ def _score(profile: HeadProfile, name: str) -> str:
 def _agreement(profile: HeadProfile) -> str:
     halves = profile.agreement.get("split_half_spearman", {})
     between = profile.agreement.get("between_methods_spearman", {})
-    rows = [[f"{name}, even samples and odd samples", f"{v:.2f}"] for name, v in halves.items()]
+    rows = [
+        [f"{name}, one half of the samples and the other", f"{v:.2f}"] for name, v in halves.items()
+    ]
     rows += [[pair.replace("-", " and "), f"{v:.2f}"] for pair, v in between.items()]
     if not rows:
         return ""

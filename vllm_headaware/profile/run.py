@@ -135,7 +135,8 @@ def profile_model(
         agreement={
             "split_half_spearman": {
                 "gate": split_half(
-                    lambda part: gate_scores(shares[part], weights[part])[scored], samples
+                    lambda part: gate_scores(shares[part], [weights[i] for i in part])[scored],
+                    samples,
                 ),
                 "copy": split_half(lambda part: copying[part].mean(0)[scored], len(copies)),
                 "induction": split_half(lambda part: induced[part].mean(0)[scored], len(induced)),
