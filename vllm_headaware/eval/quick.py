@@ -22,7 +22,7 @@ QUICK = KVPolicyConfig(
     retrieval_share=0.2,
     induction_share=0.0,
     sink=64,
-    window=256,
+    window=320,
 )
 """Options that bite at these lengths, chosen on the calibration split; no induction class, whose
 window would hold most of such prompts."""
