@@ -1,6 +1,7 @@
 """Metrics say what the census says, in bytes of the plan."""
 
 import dataclasses
+import gc
 import os
 import subprocess
 import sys
@@ -94,6 +95,22 @@ def test_heads_classes_and_pool_agree() -> None:
     assert value(registry, "kv_head_tokens") == head_tokens
     assert value(registry, "kv_layer_tokens") == head_tokens
     assert value(registry, "census_timestamp_seconds") == 1000.5
+
+
+def test_a_new_registry_has_its_own_families_wherever_it_lies() -> None:
+    """A registry can lie in memory where one lay that is gone."""
+    plan = plan_for(DEMO)
+    places: set[int] = set()
+    for _ in range(1000):
+        registry = CollectorRegistry()
+        metrics.HeadAwareMetrics(plan, "m", "", [0], registry)
+        assert len(list(registry.collect())) == len(FAMILIES)
+        if id(registry) in places:
+            return
+        places.add(id(registry))
+        del registry
+        gc.collect()
+    pytest.fail("no place was used again: the test shows nothing")
 
 
 def test_every_family_has_a_series_from_the_start() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
@@ -142,21 +143,23 @@ class HeadAwareMetrics:
         return child
 
 
-_made: dict[tuple[int, str], Any] = {}
+_made: WeakKeyDictionary[CollectorRegistry, dict[str, Any]] = WeakKeyDictionary()
 
 
 def _make(family: Family, registry: CollectorRegistry) -> Any:
     """A metric family, made once per registry: several engines may live in one process."""
-    key = (id(registry), family.name)
-    if key not in _made:
+    made = _made.setdefault(registry, {})
+    if family.name not in made:
         labels = (*COMMON, *family.labels)
         name, text = PREFIX + family.name, family.text
         if family.kind == "gauge":
-            _made[key] = Gauge(
+            made[family.name] = Gauge(
                 name, text, labels, registry=registry, multiprocess_mode="mostrecent"
             )
         elif family.kind == "counter":
-            _made[key] = Counter(name, text, labels, registry=registry)
+            made[family.name] = Counter(name, text, labels, registry=registry)
         else:
-            _made[key] = Histogram(name, text, labels, registry=registry, buckets=family.buckets)
-    return _made[key]
+            made[family.name] = Histogram(
+                name, text, labels, registry=registry, buckets=family.buckets
+            )
+    return made[family.name]
