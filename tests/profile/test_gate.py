@@ -91,10 +91,9 @@ def test_models_that_cap_logits_are_not_probed() -> None:
 def test_nothing_is_lost_when_the_window_covers_everything() -> None:
     model = make_model("llama")
     input_ids = torch.randint(101, (LENGTH,), generator=torch.Generator().manual_seed(7))
-    assert gate_gradients(model, make_question(input_ids, ANSWER), 0, LENGTH)[0].abs().max() < 1e-6
-    assert (
-        gate_gradients(model, make_question(input_ids, ANSWER), 0, LENGTH - 9)[0].abs().max() > 1e-4
-    )
+    question = make_question(input_ids, ANSWER)
+    assert gate_gradients(model, question, 0, LENGTH)[0].abs().max() < 1e-6
+    assert gate_gradients(model, question, 0, LENGTH - 9)[0].abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(("sink", "window"), [(3, 5), (0, 1), (64, 300), (700, 9), (1, 2000)])

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def add_parser(subparsers: Any) -> None:
         help="their lengths in tokens (1000,1500,3000)",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sink", type=int, default=64, metavar="TOKENS")
-    parser.add_argument("--window", type=int, default=512, metavar="TOKENS")
+    parser.add_argument("--sink", type=int, default=KVPolicyConfig.sink, metavar="TOKENS")
+    parser.add_argument("--window", type=int, default=KVPolicyConfig.window, metavar="TOKENS")
     parser.add_argument(
         "--from-duo",
         type=Path,

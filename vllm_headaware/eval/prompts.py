@@ -22,11 +22,12 @@ def encode_chat(
     if getattr(tokenizer, "chat_template", None):
         turns = [{"role": "user", "content": message}]
         if example:
-            roles = ("user", "assistant")
+            shown, answered = example
             turns = [
-                {"role": role, "content": content}
-                for role, content in zip(roles, example, strict=True)
-            ] + turns
+                {"role": "user", "content": shown},
+                {"role": "assistant", "content": answered},
+                *turns,
+            ]
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         return tokenizer.encode(text + reply_start, add_special_tokens=False)
     before = "{}\n{}\n\n".format(*example) if example else ""

@@ -53,11 +53,9 @@ def answer_loss(
             return native_attention(query, key, value, scale, windows[layer])
         output = torch.empty_like(query)
         group = query.shape[1] // key.shape[1]
-        query_heads = torch.arange(query.shape[1]).view(-1, group)
-        for chosen, is_open in ((closed[layer], False), (~closed[layer], True)):
-            if chosen.any():
-                heads = chosen.nonzero().flatten()
-                own = query_heads[chosen].flatten()
+        for heads, is_open in ((closed[layer], False), (~closed[layer], True)):
+            if heads.any():
+                own = heads.repeat_interleave(group)
                 rows = query[:, own], key[:, heads], value[:, heads], scale
                 output[:, own] = (
                     full_attention(*rows)

@@ -66,7 +66,9 @@ class CopyWatch:
 
 
 def _find(ids: list[int], part: list[int]) -> int | None:
-    for start in range(len(ids) - len(part) + 1) if part else ():
+    if not part:
+        return None
+    for start in range(len(ids) - len(part) + 1):
         if ids[start : start + len(part)] == part:
             return start
     return None

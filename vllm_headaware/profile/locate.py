@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.profile.format import HeadProfile
 from vllm_headaware.profile.model_hash import model_hash
@@ -14,7 +15,11 @@ FILE_NAME = "headaware_profile.json"
 
 
 def find_profile(
-    model_dir: str | Path, where: str = "auto", *, sink: int = 64, window: int = 512
+    model_dir: str | Path,
+    where: str = "auto",
+    *,
+    sink: int = KVPolicyConfig.sink,
+    window: int = KVPolicyConfig.window,
 ) -> HeadProfile:
     """A profile that fits the model.
 

@@ -14,6 +14,7 @@ import transformers
 from tqdm import tqdm
 
 from vllm_headaware import __version__
+from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.profile.ablation import SHARES, ablate
 from vllm_headaware.profile.agreement import spearman, split_half
@@ -37,8 +38,8 @@ INDUCTION_LENGTH, INDUCTION_RUNS = 128, 4
 def profile_model(
     model_dir: str | Path,
     *,
-    sink: int = 64,
-    window: int = 512,
+    sink: int = KVPolicyConfig.sink,
+    window: int = KVPolicyConfig.window,
     samples: int = DEFAULT_SAMPLES,
     lengths: Sequence[int] = DEFAULT_LENGTHS,
     seed: int = 0,
