@@ -36,7 +36,7 @@ WRONG: dict[str, Callable[[Any], bool]] = {
         ("sink", "window", "induction_window"), lambda v: type(v) is not int or not 0 <= v < 2**31
     ),
     **dict.fromkeys(
-        ("budget", "request_budget_min", "request_budget_max"),
+        ("prefill_window", "budget", "request_budget_min", "request_budget_max"),
         lambda v: type(v) is not int or not 0 <= v < 2**31,
     ),
     **dict.fromkeys(("retrieval_dtype", "induction_dtype", "local_dtype"), lambda v: True),

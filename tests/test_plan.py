@@ -78,6 +78,22 @@ def test_blocks_at_any_length_and_progress() -> None:
             assert c.blocks(n, processed) == expected, (c, n, processed)
 
 
+def test_blocks_while_a_prompt_is_read() -> None:
+    plan = plan_for(DEMO, sink=50, window=97, induction_window=333, prefill_window=200)
+    for c, n in itertools.product(plan.classes[1:], (97, 128, 500, 1000)):
+        assert c.policy.window is not None
+        for processed, num_prompt in itertools.product({0, n // 3, n - 1}, (0, n // 3, n)):
+            reading = processed < num_prompt
+            window = max(c.policy.window, 200) if reading else c.policy.window
+            expected = visible_blocks(n, processed, c.policy.sink, window, c.block_tokens)
+            assert c.blocks(n, processed, num_prompt) == expected, (c, n, processed, num_prompt)
+    assert plan.reading_bytes(1000) > plan.request_bytes(1000)
+    assert plan.request_bytes(1000) == plan_for(
+        DEMO, sink=50, window=97, induction_window=333
+    ).request_bytes(1000), "blocks are as small as without"
+    assert Plan.from_dict(plan.to_dict()) == plan
+
+
 def test_head_bytes_sum_to_blocks() -> None:
     plan = plan_for(LARGE, tp=2)
     blocks = {c.name: 7 + i for i, c in enumerate(plan.classes)}

@@ -30,7 +30,7 @@ error that tests/kernels allows."""
 def rules_of(plan: Plan, windows: Windows | None = None) -> list[list[HeadRule]]:
     """The rule of every [layer][KV head]: the plan's, or that of a request with own windows."""
     by_class = [
-        HeadRule(c.policy.sink, window, c.block_tokens, c.policy.dtype)
+        HeadRule(c.policy.sink, window, c.block_tokens, c.policy.dtype, c.policy.prefill_window)
         for c, window in zip(plan.classes, windows or plan.windows, strict=True)
     ]
     return [[by_class[index] for index in row] for row in plan.assignment]
@@ -81,9 +81,14 @@ class HFReference:
             layer.self_attn.head_rules = layer_rules
 
     @torch.inference_mode()
-    def logprobs(self, prompt_ids: Sequence[int]) -> torch.Tensor:
-        """Log probabilities of what follows each position, float32 [num_tokens, vocab]."""
-        return self._logits(prompt_ids, DynamicCache()).float().log_softmax(-1)
+    def logprobs(self, ids: Sequence[int], num_prompt: int | None = None) -> torch.Tensor:
+        """Log probabilities of what follows each position, float32 [num_tokens, vocab].
+
+        Args:
+            num_prompt: how many of the tokens are the prompt; all when None.
+        """
+        num_prompt = len(ids) if num_prompt is None else num_prompt
+        return self._logits(ids, DynamicCache(), num_prompt).float().log_softmax(-1)
 
     def lags(self, prompt_ids: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
         """By how much log probability each token lags behind the best at its place.
@@ -95,20 +100,23 @@ class HFReference:
         Returns:
             float32 [len(tokens)], 0 where a token is the first choice.
         """
-        logprobs = self.logprobs([*prompt_ids, *tokens])[len(prompt_ids) - 1 : -1]
+        num_prompt = len(prompt_ids)
+        logprobs = self.logprobs([*prompt_ids, *tokens], num_prompt)[num_prompt - 1 : -1]
         return logprobs.amax(1) - logprobs.gather(1, torch.tensor(tokens)[:, None])[:, 0]
 
     @torch.inference_mode()
     def greedy(self, prompt_ids: Sequence[int], max_new_tokens: int) -> list[int]:
         """The most likely continuation, token by token; end-of-text does not stop it."""
-        cache = DynamicCache()
-        tokens = [int(self._logits(prompt_ids, cache)[-1].argmax())]
+        cache, num_prompt = DynamicCache(), len(prompt_ids)
+        tokens = [int(self._logits(prompt_ids, cache, num_prompt)[-1].argmax())]
         while len(tokens) < max_new_tokens:
-            tokens.append(int(self._logits(tokens[-1:], cache)[-1].argmax()))
+            tokens.append(int(self._logits(tokens[-1:], cache, num_prompt)[-1].argmax()))
         return tokens
 
-    def _logits(self, ids: Sequence[int], cache: DynamicCache) -> torch.Tensor:
+    def _logits(self, ids: Sequence[int], cache: DynamicCache, num_prompt: int) -> torch.Tensor:
         """[len(ids), vocab], in chunks to bound memory; the cache keeps every key of every head."""
+        for layer in self.model.model.layers:
+            layer.self_attn.num_prompt = num_prompt
         chunks = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
         return torch.cat(
             [self.model(torch.tensor([c]), past_key_values=cache).logits[0] for c in chunks]
@@ -132,7 +140,12 @@ def _attention(
     rows = torch.stack(
         [
             attention(
-                q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), module.head_rules, scaling
+                q.transpose(0, 1),
+                k.transpose(0, 1),
+                v.transpose(0, 1),
+                module.head_rules,
+                scaling,
+                num_prompt=module.num_prompt,
             )
             for q, k, v in zip(query, key, value, strict=True)
         ]

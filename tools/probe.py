@@ -194,6 +194,15 @@ def task_list(text: str) -> list[str]:
     return tasks
 
 
+def policy_option(text: str) -> tuple[str, Any]:
+    """`window=256` as an argument of LLM(); the type is that of the field."""
+    from vllm_headaware.config import KVPolicyConfig
+
+    name, _, value = text.partition("=")
+    default = getattr(KVPolicyConfig(), name, "")
+    return f"kv_{name}", type(default)(value)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -229,9 +238,7 @@ def main() -> None:
         args.kv_policy,
         plugins=not args.uninstalled,
         enforce_eager=args.enforce_eager,
-        **{
-            f"kv_{name}": value for name, _, value in (o.partition("=") for o in args.policy_option)
-        },
+        **dict(map(policy_option, args.policy_option)),
     )
     result: dict[str, Any] = {"policy": who, "startup_seconds": elapsed_seconds()}
     for task in args.task:

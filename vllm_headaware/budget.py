@@ -24,6 +24,11 @@ WEIGHTS = {"retrieval": 1.0, "induction": 0.36, "local": 0.16}
 """Shares of a budget by class, relative to each other; a class that is not listed counts 1."""
 
 
+def reading_window(window: int | None, prefill_window: int) -> int | None:
+    """What a window is while a prompt is read, under a policy's prefill_window."""
+    return None if window is None else max(window, prefill_window)
+
+
 def held_tokens(head_class: HeadClass, window: int | None, longest: int) -> int:
     """Tokens a KV head holds of a decoding request of `longest` tokens: sinks, window and what
     rounding to blocks adds on average."""

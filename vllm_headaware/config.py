@@ -23,6 +23,7 @@ WHOLE_NUMBERS = {
     "sink": 0,
     "window": 1,
     "induction_window": 1,
+    "prefill_window": 0,
     "budget": 0,
     "request_budget_min": 0,
     "request_budget_max": 0,
@@ -42,7 +43,8 @@ class KVPolicyConfig:
 
     Shares are fractions of all KV heads of the model; sinks and windows are in tokens and are
     rounded outward to whole blocks, never inward. A dtype is a KV format by name or "auto": int8
-    where the native kernels can run, else the model's own. `budget` is the mean number of tokens
+    where the native kernels can run, else the model's own. While a prompt is read, windows are at
+    least `prefill_window` wide. `budget` is the mean number of tokens
     that a KV head keeps of a request; 0 leaves the windows as they are named. `floor` is the share
     of each window that stays under pressure; request_* bound what single requests may ask for.
 
@@ -57,6 +59,7 @@ class KVPolicyConfig:
     sink: int = 64
     window: int = 512
     induction_window: int = 1024
+    prefill_window: int = 0
     retrieval_dtype: str = AUTO
     induction_dtype: str = AUTO
     local_dtype: str = AUTO

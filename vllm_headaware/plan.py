@@ -21,7 +21,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from vllm_headaware.budget import Windows, deal_budget, mean_tokens, rough_windows
+from vllm_headaware.budget import (
+    Windows,
+    deal_budget,
+    mean_tokens,
+    reading_window,
+    rough_windows,
+)
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.geometry import ModelGeometry
@@ -62,18 +68,25 @@ class HeadClass:
         """Blocks kept where blocks are evicted by score: the budget, at least sinks and two."""
         return max((self.policy.heavy or 0) // self.block_tokens, self.sink_blocks + 2)
 
-    def first_window_block(self, num_processed: int) -> int:
+    def first_window_block(self, num_processed: int, num_prompt: int = 0) -> int:
         """Index of the first block the next query (position num_processed) sees by its window."""
-        if self.policy.window is None:
+        reading = num_processed < num_prompt
+        window = self.reading_window(self.policy.window) if reading else self.policy.window
+        if window is None:
             return 0
-        return max(num_processed - self.policy.window + 1, 0) // self.block_tokens
+        return max(num_processed - window + 1, 0) // self.block_tokens
 
-    def blocks(self, num_tokens: int, num_processed: int | None = None) -> int:
+    def reading_window(self, window: int | None) -> int | None:
+        """What a request's own window is while its prompt is read."""
+        return reading_window(window, self.policy.prefill_window)
+
+    def blocks(self, num_tokens: int, num_processed: int | None = None, num_prompt: int = 0) -> int:
         """Blocks one request holds.
 
         Args:
             num_tokens: tokens that have a slot, computed or being computed.
             num_processed: tokens whose step is over; num_tokens - 1 (decoding) when None.
+            num_prompt: of these, tokens of the prompt; 0 counts all as generated.
         """
         if num_processed is None:
             num_processed = max(num_tokens - 1, 0)
@@ -81,7 +94,8 @@ class HeadClass:
         if self.policy.heavy is not None:
             in_flight = total - -(-num_processed // self.block_tokens)
             return min(total, self.heavy_blocks + in_flight)
-        return total - max(self.first_window_block(num_processed) - self.sink_blocks, 0)
+        first = self.first_window_block(num_processed, num_prompt)
+        return total - max(first - self.sink_blocks, 0)
 
     def with_window(self, window: int | None) -> HeadClass:
         """The class as a request sees it that has a window of its own."""
@@ -170,17 +184,26 @@ class Plan:
         return math.lcm(*(head_class.block_tokens for head_class in self.classes))
 
     def blocks(
-        self, num_tokens: int, num_processed: int | None = None, windows: Windows | None = None
+        self,
+        num_tokens: int,
+        num_processed: int | None = None,
+        windows: Windows | None = None,
+        num_prompt: int = 0,
     ) -> dict[str, int]:
         """Blocks one request holds, by class, under its own windows; see HeadClass.blocks."""
         return {
-            c.name: c.with_window(window).blocks(num_tokens, num_processed)
+            c.name: c.with_window(window).blocks(num_tokens, num_processed, num_prompt)
             for c, window in zip(self.classes, windows or self.windows, strict=True)
         }
 
     def request_bytes(self, num_tokens: int, windows: Windows | None = None) -> int:
         """Bytes of the blocks a decoding request of num_tokens holds: padding included."""
         return self.block_bytes * sum(self.blocks(num_tokens, windows=windows).values())
+
+    def reading_bytes(self, num_prompt: int) -> int:
+        """Bytes of the blocks a request holds whose prompt of num_prompt tokens is being read, when
+        only the last token is left: windows are those of prefill."""
+        return self.block_bytes * sum(self.blocks(num_prompt, num_prompt=num_prompt).values())
 
     def dense_bytes(self, num_tokens: int) -> int:
         """Bytes the same tokens take when every head keeps them all, without block rounding."""
@@ -218,6 +241,7 @@ class Plan:
                     "window": c.policy.window,
                     "dtype": c.policy.dtype,
                     "heavy": c.policy.heavy,
+                    "prefill_window": c.policy.prefill_window,
                     "block_tokens": c.block_tokens,
                 }
                 for c in self.classes
@@ -237,7 +261,14 @@ class Plan:
             geometry=ModelGeometry(**values["geometry"]),
             classes=tuple(
                 HeadClass(
-                    HeadPolicy(c["name"], c["sink"], c["window"], c["dtype"], c["heavy"]),
+                    HeadPolicy(
+                        c["name"],
+                        c["sink"],
+                        c["window"],
+                        c["dtype"],
+                        c["heavy"],
+                        c["prefill_window"],
+                    ),
                     c["block_tokens"],
                     counts[i],
                 )

@@ -8,17 +8,21 @@ import torch
 from vllm_headaware.attention.rows import WindowRule, cut_rows
 
 
-def visible_tokens(position: int, rule: WindowRule) -> set[int]:
+def visible_tokens(position: int, rule: WindowRule, prompt: int = 0) -> set[int]:
     """The rule, spelled out: sinks rounded up, window start rounded down to its block."""
     sinks = -(-rule.sink // rule.block) * rule.block
-    start = max(position - rule.window + 1, 0) // rule.block * rule.block
+    window = rule.window
+    if position < prompt:
+        window = max(window, rule.prefill_window)
+    start = max(position - window + 1, 0) // rule.block * rule.block
     return {j for j in range(position + 1) if j < sinks or j >= start}
 
 
 def seen_through_rows(
-    rule: WindowRule, chunks: list[tuple[int, int]]
+    rule: WindowRule, chunks: list[tuple[int, int]], prompts: list[int] | None = None
 ) -> dict[tuple[int, int], set]:
     """What each (request, position) sees; a chunk is (tokens before the step, queries)."""
+    of_prompt = prompts or [0] * len(chunks)
     starts = torch.tensor([0, *(n for _, n in chunks)]).cumsum(0).int()
     ends = torch.tensor([before + n for before, n in chunks]).int()
     max_blocks = -(-int(ends.max()) // rule.block)
@@ -26,11 +30,14 @@ def seen_through_rows(
     table = torch.arange(1, len(chunks) * max_blocks + 1).view(len(chunks), max_blocks).int()
     origin = {int(table[r, b]): (r, b) for r in range(len(chunks)) for b in range(max_blocks)}
     for request, (before, n) in enumerate(chunks):
-        needed = set().union(*(visible_tokens(p, rule) for p in range(before, before + n)), set())
+        own = of_prompt[request]
+        seen_by = (visible_tokens(p, rule, own) for p in range(before, before + n))
+        needed = set().union(*seen_by, set())
         for block in range(max_blocks):
             if n and block not in {j // rule.block for j in needed}:
                 table[request, block] = 0
-    rows = cut_rows(rule, starts, ends, table)
+    prompt_lens = None if prompts is None else torch.tensor(prompts).int()
+    rows = cut_rows(rule, starts, ends, table, prompt_lens=prompt_lens)
 
     owner = [(r, before + i) for r, (before, n) in enumerate(chunks) for i in range(n)]
     seen: dict[tuple[int, int], set] = {}
@@ -60,6 +67,8 @@ def seen_through_rows(
         WindowRule(100, 64, 96),
         WindowRule(0, 5, 1),
         WindowRule(3, 7, 2),
+        WindowRule(40, 50, 32, 200),
+        WindowRule(0, 5, 2, 300),
     ],
     ids=str,
 )
@@ -72,10 +81,13 @@ def test_queries_see_the_rule(rule: WindowRule) -> None:
         ]
         if not any(n for _, n in chunks):
             continue
-        seen = seen_through_rows(rule, chunks)
-        assert len(seen) == sum(n for _, n in chunks)
-        for (request, position), tokens in seen.items():
-            assert tokens == visible_tokens(position, rule), (request, position)
+        prompts = [rng.choice([0, b, b + n // 2, b + n, rng.randrange(900)]) for b, n in chunks]
+        for own in (None, prompts) if rule.prefill_window else (None,):
+            seen = seen_through_rows(rule, chunks, own)
+            assert len(seen) == sum(n for _, n in chunks)
+            for (request, position), tokens in seen.items():
+                wanted = visible_tokens(position, rule, own[request] if own else 0)
+                assert tokens == wanted, (request, position)
 
 
 def test_decode_is_one_row_per_request() -> None:

@@ -17,8 +17,10 @@ from vllm_headaware.cache.admission import (
     Pool,
     Tenant,
 )
+from vllm_headaware.plan import Plan
 
 PLAN = plan_for(DEMO, sink=50, window=200, induction_window=700)
+WIDE_PROMPTS = plan_for(DEMO, sink=50, window=200, induction_window=700, prefill_window=900)
 BLOCK: Any = SimpleNamespace(ref_cnt=1, is_null=False)
 SHARED: Any = SimpleNamespace(ref_cnt=2, is_null=False)
 FREE: Any = SimpleNamespace(ref_cnt=0, is_null=False)
@@ -29,6 +31,7 @@ HOLE: Any = SimpleNamespace(ref_cnt=1, is_null=True)
 class Running:
     """A request in the simulation below."""
 
+    plan: Plan
     prompt: int
     full: int
     windows: Any
@@ -38,24 +41,25 @@ class Running:
 
     @property
     def held(self) -> list[int]:
-        blocks = PLAN.blocks(self.scheduled, self.settled, self.windows)
-        return list(blocks.values()) if self.scheduled else [0] * len(PLAN.classes)
+        blocks = self.plan.blocks(self.scheduled, self.settled, self.windows, self.prompt)
+        return list(blocks.values()) if self.scheduled else [0] * len(self.plan.classes)
 
     def tenant(self) -> Tenant:
         prefill = max(self.prompt - self.settled, 0)
         own = [[BLOCK] * n for n in self.held]
         if self.windows[0] is None:  # holes are none of an unlimited class
-            assert len(own[0]) == -(-self.scheduled // PLAN.classes[0].block_tokens)
-        return Tenant(self.windows, self.full, own, prefill)
+            assert len(own[0]) == -(-self.scheduled // self.plan.classes[0].block_tokens)
+        return Tenant(self.windows, self.full, own, prefill, self.prompt if prefill else 0)
 
 
+@pytest.mark.parametrize("plan", [PLAN, WIDE_PROMPTS], ids=["same", "wider-for-prompts"])
 @pytest.mark.parametrize("seed", range(5))
-def test_nobody_who_started_runs_out_of_blocks(seed: int) -> None:
+def test_nobody_who_started_runs_out_of_blocks(seed: int, plan: Plan) -> None:
     rng = random.Random(seed)
     steps_in_flight, batch = rng.choice([1, 2]), rng.choice([64, 100, 512])
     capacity = rng.randrange(120, 260)
-    pool = Pool(PLAN.classes, capacity, steps_in_flight * batch, steps_in_flight)
-    ladder = make_ladder(PLAN.classes, PLAN.windows, 0.25)
+    pool = Pool(plan.classes, capacity, steps_in_flight * batch, steps_in_flight)
+    ladder = make_ladder(plan.classes, plan.windows, 0.25)
     waiting = [(rng.randrange(1, 2000), rng.randrange(1, 400)) for _ in range(60)]
     running: list[Running] = []
     most = finished = 0
@@ -72,12 +76,12 @@ def test_nobody_who_started_runs_out_of_blocks(seed: int) -> None:
             most = max(most, held)
         while waiting and budget:
             prompt, new = waiting[0]
-            request = Running(prompt, prompt + new, rng.choice(ladder))
+            request = Running(plan, prompt, prompt + new, rng.choice(ladder))
             free = capacity - sum(sum(r.held) for r in running)
-            wanted = Tenant(request.windows, request.full, [[]] * 3, prompt)
+            wanted = Tenant(request.windows, request.full, [[]] * 3, prompt, prompt)
             if running and pool.left(free, [r.tenant() for r in running], wanted) < 0:
                 break
-            assert running or pool.fits_alone(request.windows, request.full)
+            assert running or pool.fits_alone(request.windows, request.full, prompt)
             waiting.pop(0)
             running.append(request)
             request.scheduled = tokens = min(prompt, budget)
@@ -117,8 +121,17 @@ def test_shared_blocks_of_a_window_do_not_count_as_kept() -> None:
 
 def test_a_request_that_never_fits() -> None:
     most = sum(c.most_blocks(8192, c.policy.window, 100) for c in PLAN.classes)
-    assert Pool(PLAN.classes, most, 100).fits_alone(PLAN.windows, 8192)
-    assert not Pool(PLAN.classes, most - 1, 100).fits_alone(PLAN.windows, 8192)
+    assert Pool(PLAN.classes, most, 100).fits_alone(PLAN.windows, 8192, 8000)
+    assert not Pool(PLAN.classes, most - 1, 100).fits_alone(PLAN.windows, 8192, 8000)
+
+
+def test_a_prompt_that_never_fits() -> None:
+    classes, windows = WIDE_PROMPTS.classes, WIDE_PROMPTS.windows
+    most = sum(c.most_blocks(8001, c.reading_window(c.policy.window), 100) for c in classes)
+    assert most > sum(c.most_blocks(8192, c.policy.window, 100) for c in classes)
+    assert Pool(classes, most, 100).fits_alone(windows, 8192, 8000)
+    assert not Pool(classes, most - 1, 100).fits_alone(windows, 8192, 8000)
+    assert Pool(classes, most - 1, 100).fits_alone(windows, 8192, 300), "a short prompt"
 
 
 def test_budgets_tighten_at_low_water_and_relax_with_patience() -> None:

@@ -7,6 +7,7 @@ from tests.test_plan import DEMO, plan_for
 from vllm_headaware.cache.census import Census, Events, holding_of, take_census
 
 PLAN = plan_for(DEMO)
+WIDE_PROMPTS = plan_for(DEMO, prefill_window=2000)
 NULL = SimpleNamespace(block_id=0, is_null=True)
 
 
@@ -14,11 +15,14 @@ def block(number: int) -> Any:
     return SimpleNamespace(block_id=number, is_null=False)
 
 
-def scheduler(tables: list[dict[str, list[Any]]], lengths: dict[str, int], free: int) -> Any:
+def scheduler(
+    tables: list[dict[str, list[Any]]], lengths: dict[str, int], free: int, num_prompt: int = 0
+) -> Any:
     """What a census looks at of a vLLM scheduler, with a block table per head class."""
     return SimpleNamespace(
         running=[
-            SimpleNamespace(request_id=name, num_computed_tokens=n) for name, n in lengths.items()
+            SimpleNamespace(request_id=name, num_computed_tokens=n, num_prompt_tokens=num_prompt)
+            for name, n in lengths.items()
         ],
         kv_cache_manager=SimpleNamespace(
             block_pool=SimpleNamespace(get_num_free_blocks=lambda: free, num_gpu_blocks=101),
@@ -74,6 +78,15 @@ def test_budgets_are_told() -> None:
     assert census.requests[0].level == 2
     assert census.planned == sum(PLAN.blocks(3000, windows=narrow).values())
     assert census.planned < sum(PLAN.blocks(3000).values())
+
+
+def test_a_prompt_is_planned_with_its_own_windows() -> None:
+    tables: list[dict[str, list[Any]]] = [{"a": [block(i)]} for i in (1, 2, 3)]
+    for num_prompt in (3000, 2999):
+        census = take_census(scheduler(tables, {"a": 3000}, 97, num_prompt), WIDE_PROMPTS)
+        planned = WIDE_PROMPTS.blocks(3000, num_prompt=num_prompt)
+        assert census.planned == sum(planned.values())
+    assert census.planned < sum(WIDE_PROMPTS.blocks(3000, num_prompt=3000).values())
 
 
 def test_it_travels_as_plain_values() -> None:

@@ -20,7 +20,9 @@ BLOCK = 4
 HASHES = [BlockHash(bytes([n]) * 32) for n in range(40)]
 
 
-def make_manager(num_blocks: int = 64, sink: int = 6, window: int = 9) -> SinkWindowManager:
+def make_manager(
+    num_blocks: int = 64, sink: int = 6, window: int = 9, prefill_window: int = 0
+) -> SinkWindowManager:
     """A manager of blocks of 4 tokens: 2 sink blocks, windows of 9 tokens."""
     spec = SinkWindowSpec(
         block_size=BLOCK,
@@ -30,6 +32,7 @@ def make_manager(num_blocks: int = 64, sink: int = 6, window: int = 9) -> SinkWi
         head_class="local",
         sink=sink,
         window=window,
+        prefill_window=prefill_window,
         max_in_flight_tokens=16,
     )
     pool = BlockPool(
@@ -191,7 +194,7 @@ def test_a_request_with_a_window_of_its_own() -> None:
     assert held(manager, "everything") == list(range(10))
 
 
-def make_unlimited() -> UnlimitedManager:
+def make_unlimited(prefill_window: int = 0) -> UnlimitedManager:
     """A manager of a class that keeps everything, with 2 sink blocks."""
     spec = UnlimitedSpec(
         block_size=BLOCK,
@@ -200,6 +203,7 @@ def make_unlimited() -> UnlimitedManager:
         dtype=torch.float32,
         head_class="retrieval",
         sink=6,
+        prefill_window=prefill_window,
     )
     return UnlimitedManager(
         spec,
@@ -208,6 +212,60 @@ def make_unlimited() -> UnlimitedManager:
         kv_cache_group_id=0,
         scheduler_block_size=BLOCK,
     )
+
+
+def test_the_window_of_a_prompt_is_kept_until_it_is_read() -> None:
+    manager = make_manager(prefill_window=21)
+    manager.allocate_new_blocks("a", 60, 60)
+    manager.remove_skipped_blocks("a", 48, 49)
+    # The last token of the prompt sees 28..48; once it is computed, the next query sees 41..49.
+    assert held(manager, "a") == [0, 1, *range(7, 15)]
+    manager.remove_skipped_blocks("a", 49, 49)
+    assert held(manager, "a") == [0, 1, *range(10, 15)]
+    assert manager.num_window_freed == 8
+    manager.own_windows |= {"wide": 30, "everything": None}
+    for name in ("wide", "everything"):
+        manager.allocate_new_blocks(name, 60, 60)
+        manager.remove_skipped_blocks(name, 48, 49)
+    assert held(manager, "wide") == [0, 1, *range(4, 15)], "wider than the prefill window"
+    assert held(manager, "everything") == list(range(15))
+
+
+def test_admission_counts_the_window_of_a_prompt() -> None:
+    manager = make_manager(prefill_window=21)
+    needed = manager.get_num_blocks_to_allocate("new", 400, [], 0, 0, 400, True)
+    assert needed == manager.kv_cache_spec.steady_blocks(21) == 2 + 5 + 1
+
+
+def test_a_prefix_hit_needs_the_window_of_a_prompt() -> None:
+    manager = make_manager(prefill_window=21)
+    manager.allocate_new_blocks("a", 40, 40)
+    cache(manager, "a", 40)
+    manager.remove_skipped_blocks("a", 40, 40)
+    blocks, length = find(manager, 40)
+    assert length == 40, "freed blocks stay in the prefix cache until they are taken"
+    assert [i for i, b in enumerate(blocks) if not b.is_null] == [0, 1, 5, 6, 7, 8, 9]
+    manager.block_pool.evict_blocks({blocks[5].block_id})
+    assert find(manager, 40)[1] == 20, "where its own window begins with the sinks"
+
+
+@pytest.mark.parametrize("make", ["sink-window", "unlimited"])
+def test_what_was_generated_under_other_windows_is_not_cached(make: str) -> None:
+    manager: Any = make_manager(prefill_window=21)
+    if make == "unlimited":
+        manager = make_unlimited(prefill_window=21)
+    manager.allocate_new_blocks("a", 40, 40)
+    request: Any = SimpleNamespace(
+        request_id="a",
+        block_hashes=HASHES,
+        shared_prefix_boundary=0,
+        num_tokens=40,
+        num_prompt_tokens=22,
+    )
+    manager.cache_blocks(request, 12, replay_boundaries=())
+    manager.cache_blocks(request, 40, replay_boundaries=())
+    cached = [block.block_hash is not None for block in manager.req_to_blocks["a"]]
+    assert cached == [True] * 5 + [False] * 5, "five blocks of the prompt are full"
 
 
 def test_evicted_blocks_are_free_and_nothing_later_is_cached() -> None:

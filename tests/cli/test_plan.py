@@ -40,6 +40,18 @@ def test_tables(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "when memory runs low" not in capsys.readouterr().out
 
 
+def test_wider_windows_for_prompts(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["plan", str(model), "--lengths", "1000,4000", "--kv-prefill-window", "2000"]
+    assert main(asked) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "windows are at least 2,000 tokens: one of 4,000 tokens then holds" in text
+    assert main([*asked, "--json"]) == 0
+    _, long = json.loads(capsys.readouterr().out)["lengths"]
+    assert long["request_bytes"] < long["reading_bytes"] < long["dense_bytes"]
+    assert main(asked[:-2]) == 0
+    assert "prompt" not in capsys.readouterr().out
+
+
 def test_a_budget_that_cannot_be_kept(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(model), "--kv-budget", "5"]) == 2
     assert "is less than the" in capsys.readouterr().err

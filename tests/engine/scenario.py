@@ -57,7 +57,10 @@ class StepWatcher:
             if self.windows.setdefault(name, windows) != windows:
                 self.faults.append(f"the windows of {name} changed to {windows}")
             expected = self.plan.blocks(
-                request.num_computed_tokens, self.processed[request.request_id], windows
+                request.num_computed_tokens,
+                self.processed[request.request_id],
+                windows,
+                request.num_prompt_tokens,
             )
             if request.num_computed_tokens >= request.num_prompt_tokens:
                 own = [m.req_to_blocks[request.request_id] for m in self.managers]

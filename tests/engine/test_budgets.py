@@ -1,5 +1,6 @@
 """Budgets in the real engine: windows of single requests, pressure, preemption, prefix hits."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,45 @@ def test_windows_hold_through_preemption(model: Path, long_prompts: list[list[in
     assert report["faults"] == []
     assert report["held_at_end"] == 0
     expect_reference(model, report, long_prompts)
+
+
+@pytest.mark.parametrize("kernels", ["native", "stock"])
+def test_a_prompt_is_read_with_wider_windows(
+    model: Path, long_prompts: list[list[int]], kernels: str, tmp_path: Path
+) -> None:
+    """With windows of single requests, preemption in the midst of an answer, and prefix hits."""
+    if kernels == "stock":
+        model = make_family_model(tmp_path, model, {"model_type": "llama", "head_dim": 80})
+        write_profile(model)
+    engine = {**POLICY, "kv_prefill_window": 300, "max_num_batched_tokens": 100, "max_num_seqs": 7}
+    asked = run_scenario(
+        model,
+        rounds=[long_prompts],
+        engine=engine,
+        extra_args={f"0/{index}": extra for index, extra in enumerate(ASKED)},
+        preempt_at=[45],
+        max_tokens=30,
+    )
+    plan = Plan.from_dict(asked["plan"])
+    assert {c.policy.prefill_window for c in plan.classes} == {300}
+    assert asked["preemptions"] == 1
+    assert (asked["faults"], asked["held_at_end"]) == ([], 0)
+    expect_reference(model, asked, long_prompts)
+
+    # What was asked before, what was answered, and more.
+    longer = [
+        [*prompt, *asked["tokens"][f"0/{index}"], *prompt[:40]]
+        for index, prompt in enumerate(long_prompts)
+    ]
+    again = run_scenario(model, rounds=[long_prompts, longer], engine=engine, max_tokens=30)
+    assert (again["faults"], again["held_at_end"]) == ([], 0)
+    expect_reference(model, again, long_prompts)
+    expect_reference(model, again, longer, 1)
+    for index, prompt in enumerate(long_prompts):
+        hit = len(prompt) // plan.alignment * plan.alignment
+        assert again["cached"][f"1/{index}"] == hit, "answers are read anew"
+    rules = [[replace(rule, prefill_window=0) for rule in row] for row in rules_of(plan)]
+    assert HFReference(model, rules).greedy(longer[0], 30) != again["tokens"]["1/0"]
 
 
 def test_only_equal_windows_share_a_prefix(model: Path, long_prompts: list[list[int]]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hf_reference import HFReference
+from hf_reference import HFReference, rules_of
 from transformers import AutoModelForCausalLM
 
 from tests.engine.profiles import make_profile
@@ -81,6 +82,31 @@ def test_a_plan_shows_what_its_rules_show(
     torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
     if num_tokens > 300:
         assert HFReference(tiny_model).greedy(ids, 9) != expected, "the rules must matter"
+
+
+def test_a_prompt_is_read_with_wider_windows(
+    tiny_model: Path, model: Any, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "CHUNK", 70)
+    wide = dataclasses.replace(
+        plan,
+        classes=tuple(
+            dataclasses.replace(c, policy=dataclasses.replace(c.policy, prefill_window=180))
+            for c in plan.classes
+        ),
+    )
+    ids = prompt(333)
+    reference = HFReference(tiny_model, rules_of(wide))
+    expected = reference.greedy(ids, 9)
+    method = ByRule(wide)
+    for _ in range(2):  # a request leaves nothing behind
+        assert runner.generate(model, method, ids, 9) == expected
+        got = continuation_logprobs(model, method, ids, expected)
+        want = reference.logprobs(ids + expected, len(ids))[len(ids) - 1 : -1]
+        torch.testing.assert_close(got, want, atol=1e-4, rtol=0)
+    for other in (0, len(ids) + len(expected)):
+        wrong = reference.logprobs(ids + expected, other)[len(ids) - 1 : -1]
+        assert (got - wrong).abs().max() > 1e-2, "both windows must matter"
 
 
 def test_quantised_classes_show(model: Any, tiny_model: Path) -> None:

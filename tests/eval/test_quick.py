@@ -105,7 +105,9 @@ def test_finished_runs_are_not_run_again(
 def test_a_baseline_that_is_ahead_is_named() -> None:
     def result(full: float, own: float, streaming: float, h2o: float) -> dict[str, Any]:
         scores = {"full": full, "headaware": own, "streamingllm": streaming, "h2o": h2o}
-        return {"scores": scores, "bytes": {"full": 300 * (1 + full), "headaware": 100}}
+        held = {"full": 300 * (1 + full), "headaware": 100}
+        reading = {"full": held["full"], "headaware": 150}
+        return {"scores": scores, "bytes": held, "reading_bytes": reading}
 
     results = {
         "a": result(1.0, 0.75, 0.8, 0.75),
@@ -117,6 +119,7 @@ def test_a_baseline_that_is_ahead_is_named() -> None:
     assert report["unable"] == ["c"]
     assert report["relative"] == pytest.approx(1.25 / 1.5)
     assert report["bytes_ratio"] == pytest.approx((600 + 450) / 200), "bytes of a and b"
+    assert report["reading_bytes_ratio"] == pytest.approx((600 + 450) / 300)
     assert results["a"]["relative"] == 0.75
 
 

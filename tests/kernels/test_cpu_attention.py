@@ -58,9 +58,10 @@ class Batch:
         instruction_set: str | None = None,
         seed: int = 0,
         windows: tuple[int, ...] | None = None,
+        prompts: tuple[int, ...] | None = None,
         measured: bool = False,
     ) -> None:
-        self.windows, self.measured = windows, measured
+        self.windows, self.prompts, self.measured = windows, prompts, measured
         self.format, self.head_size, self.group, self.block = kv_format, head_size, group, block
         self.io, self.lengths = io, lengths
         # Quantised K and V are stored rotated.
@@ -95,7 +96,14 @@ class Batch:
             io_dtype=io,
             classes=[
                 ClassCache(self.caches[0], OWNERS[0], kv_format),
-                ClassCache(self.caches[1], OWNERS[1], kv_format, rule.sink, rule.window),
+                ClassCache(
+                    self.caches[1],
+                    OWNERS[1],
+                    kv_format,
+                    rule.sink,
+                    rule.window,
+                    rule.prefill_window,
+                ),
             ],
             instruction_set=instruction_set,
         )
@@ -120,9 +128,14 @@ class Batch:
                 for part in (self.q, self.k, self.v)
             )
             out = _strided(torch.full_like(q, float("nan")))
-            windows = None if self.windows is None else torch.tensor(self.windows).int()
+            windows, prompts = (
+                None if values is None else torch.tensor(values).int()
+                for values in (self.windows, self.prompts)
+            )
             steps = [
-                ClassStep(starts, seq_lens, table, of_class, mass if self.measured else None)
+                ClassStep(
+                    starts, seq_lens, table, of_class, prompts, mass if self.measured else None
+                )
                 for table, mass, of_class in zip(
                     self.tables, self.masses, (None, windows), strict=True
                 )
@@ -151,11 +164,15 @@ class Batch:
             return self.rule
         return replace(self.rule, window=self.windows[request] or None)
 
+    def prompt_of(self, request: int) -> int:
+        """How many tokens of a request are its prompt."""
+        return 0 if self.prompts is None else self.prompts[request]
+
     def expected_mass(self, request: int, class_index: int) -> torch.Tensor:
         """Attention weights per block, float64 [width], all queries and heads of a class added."""
         k, _ = self.stored_rows(request)
         n, rule = self.lengths[request], (UNLIMITED, self.rule_of(request))[class_index]
-        seen = visible(torch.arange(n), torch.arange(n), rule)
+        seen = visible(torch.arange(n), torch.arange(n), rule, self.prompt_of(request))
         mass = torch.zeros(self.tables[0].shape[1] * self.block, dtype=torch.float64)
         for head in OWNERS[class_index]:
             q = self.q[request][:, head * self.group : (head + 1) * self.group].double()
@@ -171,7 +188,8 @@ class Batch:
         k, v = (rows.double() for rows in self.stored_rows(request))
         q = self.q[request].double() @ self.turn
         rules = [self.rule_of(request), UNLIMITED, self.rule_of(request)]
-        return attention(q, k, v, rules, self.head_size**-0.5) @ self.turn
+        scale, num_prompt = self.head_size**-0.5, self.prompt_of(request)
+        return attention(q, k, v, rules, scale, num_prompt=num_prompt) @ self.turn
 
 
 def _strided(rows: torch.Tensor) -> torch.Tensor:
@@ -267,6 +285,25 @@ def test_other_windows(block: int, rule: HeadRule) -> None:
 def test_each_request_has_its_own_window(kv_format: str) -> None:
     batch = Batch(kv_format, windows=(7, 1, 0, 33, 260, 0))
     assert largest_error(batch, batch.serve()) < BOUND[kv_format]
+
+
+@pytest.mark.parametrize("kv_format", ["float32", "int8", "int4"])
+@pytest.mark.parametrize("windows", [None, (7, 1, 0, 33, 500, 0)])
+def test_a_prompt_is_read_with_wider_windows(
+    kv_format: str, windows: tuple[int, ...] | None
+) -> None:
+    """Prompts end within a chunk, at its end, in the first token, and nowhere."""
+    rule = HeadRule(64, 100, 64, prefill_window=300)
+    prompts = (3, 1, 70, 301, 695, 2000)
+    batch = Batch(kv_format, rule=rule, windows=windows, prompts=prompts, measured=True)
+    outputs = batch.serve()
+    assert largest_error(batch, outputs) < BOUND[kv_format]
+    for request in range(len(LENGTHS)):
+        mass, expected = batch.masses[1][request], batch.expected_mass(request, 1)
+        torch.testing.assert_close(mass.double(), expected, rtol=2e-3, atol=2e-3)
+    if windows is None:
+        batch.prompts = (0,) * len(LENGTHS)
+        assert largest_error(batch, outputs) > 0.1, "the prompts must matter"
 
 
 @pytest.mark.parametrize("kv_format", FORMATS)
@@ -372,5 +409,7 @@ def test_bad_arguments_are_refused() -> None:
     starts = torch.zeros(3, dtype=torch.int32)
     with pytest.raises(ValueError, match="windows for 2 requests"):
         ClassStep(starts, two, table, windows=starts)
+    with pytest.raises(ValueError, match="prompt_lens for 2 requests"):
+        ClassStep(starts, two, table, prompt_lens=starts)
     with pytest.raises(ValueError, match="lie as block_table"):
         ClassStep(starts, two, table, mass=torch.zeros(2, 5))

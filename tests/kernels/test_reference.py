@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,13 +19,16 @@ RULES = [
     HeadRule(0, 97, 32),
     HeadRule(1, 1000, 32),
     HeadRule(64, None, 32),
+    HeadRule(3, 7, 4, prefill_window=40),
 ]
 
 
-def spelled_out(i: int, j: int, rule: HeadRule) -> bool:
+def spelled_out(i: int, j: int, rule: HeadRule, num_prompt: int = 0) -> bool:
     """Is token j visible to query i, by walking over blocks."""
     if j > i:
         return False
+    if i < num_prompt and rule.window is not None and rule.prefill_window > rule.window:
+        return spelled_out(i, j, replace(rule, window=rule.prefill_window))
     if rule.window is None or i - rule.window + 1 <= 0:
         return True
     block_of = j // rule.block
@@ -33,12 +37,13 @@ def spelled_out(i: int, j: int, rule: HeadRule) -> bool:
     return block_of in sink_blocks or block_of in window_blocks
 
 
+@pytest.mark.parametrize("num_prompt", [0, 61, 500])
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_visible_is_the_definition(rule: HeadRule) -> None:
+def test_visible_is_the_definition(rule: HeadRule, num_prompt: int) -> None:
     n = 97 if rule.block < 32 else 203
-    seen = visible(torch.arange(n), torch.arange(n), rule)
+    seen = visible(torch.arange(n), torch.arange(n), rule, num_prompt)
     assert seen.dtype == torch.bool
-    wanted = [[spelled_out(i, j, rule) for j in range(n)] for i in range(n)]
+    wanted = [[spelled_out(i, j, rule, num_prompt) for j in range(n)] for i in range(n)]
     assert seen.tolist() == wanted
 
 
@@ -71,17 +76,18 @@ def test_attention_is_the_sum_over_visible_tokens(
 ) -> None:
     rng = random.Random(7)
     torch.manual_seed(7)
-    rules = [rng.choice(RULES[:5]) for _ in range(kv_heads)]
-    n, first, scale = 61, 13, 0.37
+    rules = [rng.choice([*RULES[:5], RULES[-1]]) for _ in range(kv_heads)]
+    rules[0] = RULES[-1]
+    n, first, num_prompt, scale = 61, 13, 50, 0.37
     q = torch.randn(n - first, heads, head_size, dtype=torch.float64)
     k = torch.randn(n, kv_heads, head_size, dtype=torch.float64)
     v = torch.randn(n, kv_heads, head_size + 1, dtype=torch.float64)
-    out = attention(q, k, v, rules, scale)
+    out = attention(q, k, v, rules, scale, num_prompt=num_prompt)
     assert out.shape == (n - first, heads, head_size + 1)
     for i in range(first, n):
         for h in range(heads):
             kv = h // (heads // kv_heads)
-            tokens = [j for j in range(n) if spelled_out(i, j, rules[kv])]
+            tokens = [j for j in range(n) if spelled_out(i, j, rules[kv], num_prompt)]
             weights = [math.exp(scale * float(q[i - first, h] @ k[j, kv])) for j in tokens]
             wanted = sum(w * v[j, kv] for w, j in zip(weights, tokens, strict=True)) / sum(weights)
             torch.testing.assert_close(out[i - first, h], wanted)

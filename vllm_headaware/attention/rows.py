@@ -20,11 +20,13 @@ UNLIMITED = 2**40
 
 @dataclass(frozen=True)
 class WindowRule:
-    """Tokens `sink` and `window` of a class, and the tokens per block they are rounded to."""
+    """Tokens `sink` and `window` of a class, and the tokens per block they are rounded to. Queries
+    of a prompt have no narrower window than `prefill_window`."""
 
     sink: int
     window: int
     block: int
+    prefill_window: int = 0
 
     @property
     def sink_blocks(self) -> int:
@@ -56,6 +58,7 @@ def cut_rows(
     seq_lens: torch.Tensor,
     block_table: torch.Tensor,
     own_windows: torch.Tensor | None = None,
+    prompt_lens: torch.Tensor | None = None,
 ) -> Rows:
     """Cut the requests of a step into rows.
 
@@ -65,16 +68,28 @@ def cut_rows(
         seq_lens: int32 [num_requests], tokens of each request including this step's queries.
         block_table: int32 [num_requests, max_blocks]; entries the rule hides may be anything.
         own_windows: int32 [num_requests], tokens, 0 = everything; None: the rule's for all.
+        prompt_lens: int32 [num_requests], tokens: earlier queries are of the prompt. None: no query
+            is.
 
     All tensors are on the CPU. Requests without queries give no row.
     """
     starts = query_start_loc.numpy().astype(np.int64)
     ends = seq_lens.numpy().astype(np.int64)
-    query_lens = np.diff(starts)
     windows = np.full(len(ends), rule.window, dtype=np.int64)
     if own_windows is not None:
         windows = own_windows.numpy().astype(np.int64)
         windows[windows == 0] = UNLIMITED
+    table = block_table.numpy()
+    if prompt_lens is not None:
+        # Each request once with the queries of its prompt, and once with the others.
+        begin = ends - np.diff(starts)
+        turn = np.clip(prompt_lens.numpy(), begin, ends)
+        lens = np.stack([turn - begin, ends - turn], 1).ravel()
+        starts = np.append(0, np.cumsum(lens)) + starts[0]
+        ends = np.stack([turn, ends], 1).ravel()
+        windows = np.stack([np.maximum(windows, rule.prefill_window), windows], 1).ravel()
+        table = table.repeat(2, axis=0)
+    query_lens = np.diff(starts)
 
     # First block each request's first and last query see by their window; sinks join it to the
     # start of the sequence as long as it is not past them.
@@ -102,7 +117,6 @@ def cut_rows(
     source = column + np.where(column >= sinks, hidden[:, None], 0)
     visible = column < num_blocks[:, None]
     # hidden is 0 where sinks and window still touch, so `source` is the identity there.
-    table = block_table.numpy()
     rows = table[request[:, None], np.where(visible, source, 0)]
     return Rows(
         query_start_loc=torch.from_numpy(np.append(row_starts, starts[-1]).astype(np.int32)),

@@ -90,12 +90,14 @@ class Tenant:
         full_tokens: its length when it has generated all it may.
         blocks: its blocks of every class, null blocks for holes.
         prefill_tokens: tokens of its prompt that are not settled; 0 when it is decoding.
+        num_prompt: tokens of its prompt while it is read; 0 afterwards.
     """
 
     windows: Windows
     full_tokens: int
     blocks: Sequence[Sequence[Any]]
     prefill_tokens: int
+    num_prompt: int = 0
 
 
 class Pool:
@@ -118,13 +120,17 @@ class Pool:
         self.classes, self.capacity = classes, capacity
         self.max_in_flight, self.steps_in_flight = max_in_flight, steps_in_flight
 
-    def fits_alone(self, windows: Windows, full_tokens: int) -> bool:
-        """Whether the pool can ever hold a request of this length, at the peak of its prefill."""
-        most = (
-            c.most_blocks(full_tokens, window, self.max_in_flight)
-            for c, window in zip(self.classes, windows, strict=True)
+    def fits_alone(self, windows: Windows, full_tokens: int, num_prompt: int) -> bool:
+        """Whether the pool can ever hold a request of this length, at the peak of its prefill and
+        at its end."""
+        own = list(zip(self.classes, windows, strict=True))
+        # Windows become narrower a few steps after the prompt's last token was scheduled.
+        read = num_prompt + self.steps_in_flight
+        peaks = (
+            sum(c.most_blocks(full_tokens, window, self.max_in_flight) for c, window in own),
+            sum(c.most_blocks(read, c.reading_window(w), self.max_in_flight) for c, w in own),
         )
-        return sum(most) <= self.capacity
+        return max(peaks) <= self.capacity
 
     def left(self, free: int, tenants: Sequence[Tenant], hits: Tenant | None = None) -> int:
         """Blocks promised to nobody; negative when more is promised than there is.
@@ -153,7 +159,13 @@ class Pool:
 
     def _promise(self, head_class: HeadClass, index: int, tenant: Tenant) -> int:
         window = tenant.windows[index]
-        most = head_class.most_blocks(tenant.full_tokens, window, self.steps_in_flight)
+        most = max(
+            head_class.most_blocks(tokens, own, self.steps_in_flight)
+            for tokens, own in (
+                (tenant.full_tokens, window),
+                (tenant.num_prompt, head_class.reading_window(window)),
+            )
+        )
         if not _bounded(head_class, index, tenant) or not tenant.prefill_tokens:
             return most
         return min(most + 1, -(-tenant.full_tokens // head_class.block_tokens))

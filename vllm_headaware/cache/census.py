@@ -68,7 +68,7 @@ class Census:
         total: blocks of the pool (the null block is not one of them).
         tokens: tokens whose K and V are held, by head class; a shared token counts once.
         dense_tokens: tokens that would be held if every head kept everything.
-        planned: blocks the plan gives the running requests, each on its own, while decoding.
+        planned: blocks the plan gives the running requests, each on its own.
         running: requests that hold blocks.
         requests: the largest of them.
         events: what happened since the last census.
@@ -138,6 +138,7 @@ def take_census(
         hidden = sum(block.is_null for own in manager.req_to_blocks.values() for block in own)
         holes[head_class.name] = hidden * head_class.block_tokens
     lengths = [request.num_computed_tokens for request in running.values()]
+    prompts = [request.num_prompt_tokens for request in running.values()]
     windows = [budgets.windows_of(r) if budgets else plan.windows for r in running.values()]
     unlimited = [c.name for c in plan.classes if c.policy.window is None]
     free, total = pool.get_num_free_blocks(), pool.num_gpu_blocks - 1
@@ -153,8 +154,8 @@ def take_census(
         # only of requests whose own budget caps it.
         dense_tokens=tokens[unlimited[0]] + holes[unlimited[0]] if unlimited else sum(lengths),
         planned=sum(
-            sum(plan.blocks(length, windows=own).values())
-            for length, own in zip(lengths, windows, strict=True)
+            sum(plan.blocks(length, windows=own, num_prompt=num_prompt).values())
+            for length, own, num_prompt in zip(lengths, windows, prompts, strict=True)
         ),
         running=len(running),
         requests=[holding_of(scheduler, plan, request, budgets) for request in largest],

@@ -12,8 +12,9 @@ from vllm.v1.core.single_type_kv_cache_manager import (
     SingleTypeKVCacheManager,
 )
 from vllm.v1.kv_cache_interface import KVCacheSpec
+from vllm.v1.request import Request
 
-from vllm_headaware.budget import Windows
+from vllm_headaware.budget import Windows, reading_window
 from vllm_headaware.cache.specs import HeadClassSpec, SinkWindowSpec
 
 NEVER_CACHED = 2**40
@@ -52,6 +53,10 @@ class ClassManager(SingleTypeKVCacheManager):
         """Last tokens kept of a request; None keeps everything."""
         return self.own_windows.get(request_id, self.kv_cache_spec.window)
 
+    def reading_window_of(self, request_id: str) -> int | None:
+        """The same while its prompt is read."""
+        return reading_window(self.window_of(request_id), self.kv_cache_spec.prefill_window)
+
     def remove_skipped_blocks(
         self,
         request_id: str,
@@ -59,7 +64,9 @@ class ClassManager(SingleTypeKVCacheManager):
         num_prompt_tokens: int | None = None,
     ) -> None:
         """Give back the blocks between the sinks and the next query's window."""
-        blocks, window = self.req_to_blocks.get(request_id), self.window_of(request_id)
+        reading = processed_computed_tokens < (num_prompt_tokens or 0)
+        window = (self.reading_window_of if reading else self.window_of)(request_id)
+        blocks = self.req_to_blocks.get(request_id)
         if not blocks or window is None:
             return
         spec = self.kv_cache_spec
@@ -67,6 +74,13 @@ class ClassManager(SingleTypeKVCacheManager):
         free_before = self.block_pool.get_num_free_blocks()
         self._remove_blocks_in_range(request_id, spec.sink_blocks, end)
         self.num_window_freed += self.block_pool.get_num_free_blocks() - free_before
+
+    def cache_blocks(self, request: Request, num_tokens: int, *args: Any, **kwargs: Any) -> None:
+        """Keep full blocks for the prefix cache; with wider windows for prompts only those of the
+        prompt, since a later request would read what was generated here with wider windows."""
+        if self.kv_cache_spec.prefill_window:
+            num_tokens = min(num_tokens, request.num_prompt_tokens)
+        super().cache_blocks(request, num_tokens, *args, **kwargs)
 
 
 class UnlimitedManager(ClassManager, FullAttentionManager):
@@ -101,7 +115,7 @@ class SinkWindowManager(ClassManager):
         """Blocks to take from the pool: new ones, and cached ones that are in its free list."""
         held = len(self.req_to_blocks.get(request_id, ())) + len(new_computed_blocks)
         new = max(-(-num_tokens // self.block_size) - held, 0)
-        window = self.window_of(request_id)
+        window = self.reading_window_of(request_id)
         if apply_admission_cap and window is not None:
             # Chunks in flight are the business of cache/admission.py, which counts them once for
             # all requests.
@@ -143,6 +157,8 @@ class SinkWindowManager(ClassManager):
         spec, size = kv_cache_spec, kv_cache_spec.block_size
         own = getattr(block_hashes, "windows", None)
         window = own[kv_cache_group_ids[0]] if own else spec.window
+        # What is missing after a hit is read: at least the last token of the prompt.
+        window = reading_window(window, spec.prefill_window)
         hashes = resolve_block_hashes(block_hashes, block_pool.hash_block_size, size)
         step = alignment_tokens
         cached: dict[int, list[KVCacheBlock] | None] = {}

@@ -23,6 +23,7 @@ class UnlimitedSpec(FullAttentionSpec):
 
     head_class: str
     sink: int
+    prefill_window: int
     heavy: bool = False
     """Whether blocks are evicted by the attention they got."""
 
@@ -48,12 +49,14 @@ class SinkWindowSpec(AttentionSpec):
     """A class whose heads keep `sink` first and `window` last tokens, rounded out to blocks.
 
     `max_in_flight_tokens` is what vLLM may have scheduled but not settled for a request: blocks of
-    those tokens are held besides sinks and window.
+    those tokens are held besides sinks and window. While a prompt is read, a window is at least
+    `prefill_window` tokens wide.
     """
 
     head_class: str
     sink: int
     window: int
+    prefill_window: int
     max_in_flight_tokens: int
 
     @property
@@ -76,7 +79,8 @@ class SinkWindowSpec(AttentionSpec):
     def max_memory_usage_bytes(self, vllm_config: VllmConfig) -> int:
         """Bytes of one layer for a request of the longest length."""
         longest = cdiv(vllm_config.model_config.max_model_len, self.block_size)
-        return min(longest, self.max_blocks(self.window)) * self.page_size_bytes
+        most = self.max_blocks(max(self.window, self.prefill_window))
+        return min(longest, most) * self.page_size_bytes
 
     def is_uniform_with_collection(self, kv_cache_specs: dict[str, KVCacheSpec]) -> bool:
         """Classes never merge, even with equal block sizes."""
@@ -102,6 +106,7 @@ def make_spec(
         "dtype": torch.int8 if kv_format.quantised else getattr(torch, kv_format.name),
         "state_content_bytes": kv_format.token_bytes(head_size),
         "head_class": head_class.name,
+        "prefill_window": head_class.policy.prefill_window,
     }
     policy = head_class.policy
     if policy.window is None:

@@ -107,7 +107,8 @@ def show(report: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"{report['seconds']} s. The full cache is {report['full_dtype']}; the baselines hold no"
-        " fewer bytes than headaware."
+        " fewer bytes than headaware. While a prompt is read headaware holds"
+        f" 1/{report['reading_bytes_ratio']:.2f} of the full cache."
     )
     for name, tasks in report["baselines_ahead"].items():
         if tasks:

@@ -96,6 +96,7 @@ def make_report(
                 "tokens": length,
                 "blocks": plan.blocks(length),
                 "request_bytes": held,
+                "reading_bytes": plan.reading_bytes(length),
                 "dense_bytes": dense,
                 "saving": dense / held,
                 "waste": plan.request_waste(length),
@@ -118,6 +119,7 @@ def make_report(
                 "heads_per_layer": [len(plan.heads(y)[i]) for y in range(plan.geometry.num_layers)],
                 "sink": c.policy.sink,
                 "window": c.policy.window,
+                "prefill_window": c.policy.prefill_window,
                 "heavy": c.policy.heavy,
                 "dtype": c.policy.dtype,
                 "block_tokens": c.block_tokens,
@@ -207,6 +209,14 @@ def show(report: dict[str, Any]) -> None:
         f" of {report['prefix_alignment_tokens']} tokens.",
         highlight=False,
     )
+    longest_asked = report["lengths"][-1]
+    if prefill_window := report["classes"][-1]["prefill_window"]:
+        console.print(
+            f"While a prompt is read, windows are at least {prefill_window:,} tokens: one of"
+            f" {longest_asked['tokens']:,} tokens then holds"
+            f" {format_bytes(longest_asked['reading_bytes'])}.",
+            highlight=False,
+        )
     asked, achieved = report["budget"]["asked"], report["budget"]["achieved"]
     longest = report["geometry"]["max_model_len"]
     console.print(

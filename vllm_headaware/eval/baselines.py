@@ -20,15 +20,22 @@ def streamingllm_at(plan: Plan, config: KVPolicyConfig, num_tokens: int) -> Plan
 
     Args:
         plan: of the policy to compare with.
-        config: its options; sinks and the KV format of local heads are the baseline's too.
+        config: its options; sinks, prefill window and the KV format of local heads are the
+            baseline's too.
         num_tokens: length of the decoding request whose bytes are compared.
     """
     wanted = plan.request_bytes(num_tokens)
 
     def at(window: int) -> Plan:
         # Options that streamingllm does not have stay at their defaults.
-        own = KVPolicyConfig("streamingllm", sink=config.sink, window=window)
-        return make_plan(dataclasses.replace(own, local_dtype=config.local_dtype), plan.geometry)
+        own = KVPolicyConfig(
+            "streamingllm",
+            sink=config.sink,
+            window=window,
+            prefill_window=config.prefill_window,
+            local_dtype=config.local_dtype,
+        )
+        return make_plan(own, plan.geometry)
 
     low, high = 1, -(-num_tokens // BLOCK_QUANTUM)
     while low < high:

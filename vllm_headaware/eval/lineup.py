@@ -24,12 +24,14 @@ class Contender:
 
     Attributes:
         held_bytes: of one decoding request of the length that was asked for.
+        reading_bytes: the same while these tokens are a prompt and the last one is computed.
         options: plain values that say what the method is; equal options, equal results.
     """
 
     name: str
     method: Method
     held_bytes: int
+    reading_bytes: int
     options: dict[str, Any]
 
     @property
@@ -61,22 +63,23 @@ def full_cache(target: Target, num_tokens: int) -> Contender:
     plan = make_plan(KVPolicyConfig("full"), target.geometry)
     full = by_plan("full", plan, target, num_tokens)
     dense = plan.dense_bytes(num_tokens) + target.fixed_bytes(num_tokens)
-    return dataclasses.replace(full, held_bytes=dense)
+    return dataclasses.replace(full, held_bytes=dense, reading_bytes=dense)
 
 
 def by_plan(name: str, plan: Plan, target: Target, num_tokens: int) -> Contender:
     """What a plan shows, and the bytes of its blocks."""
     options = {"name": name, "plan": plan.to_dict()}
-    held = plan.request_bytes(num_tokens) + target.fixed_bytes(num_tokens)
-    return Contender(name, ByRule(plan, target.windows), held, options)
+    fixed = target.fixed_bytes(num_tokens)
+    held, reading = plan.request_bytes(num_tokens), plan.reading_bytes(num_tokens)
+    return Contender(name, ByRule(plan, target.windows), held + fixed, reading + fixed, options)
 
 
 def heavy_hitters(full: Contender, plan: Plan, target: Target, num_tokens: int) -> Contender:
-    """h2o with the bytes and the KV format of a plan of one class."""
+    """h2o with the bytes and the KV format of a plan of one class; prompts are read in full."""
     budget, dtype = tokens_per_head(plan, num_tokens), plan.classes[0].policy.dtype
     if not isinstance(full.method, ByRule):
         raise TypeError(f"h2o reads prompts by a rule, not with {full.name}")
     method = HeavyHitters(budget, dtype, full.method)
     options = {"name": "h2o", "budget": budget, "dtype": dtype, "reader": full.options}
     held = plan.request_bytes(num_tokens) + target.fixed_bytes(num_tokens)
-    return Contender("h2o", method, held, options)
+    return Contender("h2o", method, held, full.reading_bytes, options)

@@ -84,6 +84,7 @@ class ByRule:
         self.windows = tuple(windows) or (None,) * geometry.num_layers
         self.formats: list[list[str]] = []
         self.layers: list[list[tuple[HeadRule, list[int], list[int]]]] = []
+        self.reading = True
         everyone = list(range(geometry.num_kv_heads))
         planned = iter(range(geometry.num_layers))
         for window in self.windows:
@@ -105,13 +106,16 @@ class ByRule:
         return self
 
     def start(self) -> None:
-        """Nothing is remembered."""
+        """A prompt is read."""
+        self.reading = True
 
     def saw(self, layer: int, query: torch.Tensor, key: torch.Tensor, scale: float) -> None:
         """What a head sees depends on positions alone."""
 
     def prompt_done(self) -> None:
-        """See saw()."""
+        """Windows for prompts no longer hold."""
+        self.reading = False
+        self._masks = {}
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
@@ -138,7 +142,8 @@ class ByRule:
             self._shape, self._masks = (num_queries, num_keys), {}
         if rule not in self._masks:
             key_pos = torch.arange(num_keys)
-            mask = visible(key_pos[num_keys - num_queries :], key_pos, rule)
+            num_prompt = num_keys if self.reading else 0
+            mask = visible(key_pos[num_keys - num_queries :], key_pos, rule, num_prompt)
             seen = mask.any(0).nonzero().flatten()
             self._masks[rule] = mask[:, seen], seen
         return self._masks[rule]
@@ -242,7 +247,12 @@ def rule_of(head_class: HeadClass) -> HeadRule:
     policy = head_class.policy
     if policy.window is None:
         return UNLIMITED
-    return HeadRule(policy.sink, policy.window, head_class.block_tokens)
+    return HeadRule(
+        policy.sink,
+        policy.window,
+        head_class.block_tokens,
+        prefill_window=policy.prefill_window,
+    )
 
 
 def query_heads(kv_heads: Sequence[int], group: int) -> list[int]:

@@ -21,6 +21,7 @@ class HeadRule:
     Attributes:
         sink: tokens at the start of the request that stay visible, >= 0.
         window: latest tokens that are visible, the query's own included, >= 1; None for all.
+        prefill_window: what a window is at least for queries of the prompt, >= 0.
         block: tokens per cache block that both are rounded outward to, >= 1.
         kv_format: how keys and values are stored, a name of formats.FORMATS; float32 takes them as
             they come.
@@ -33,6 +34,7 @@ class HeadRule:
     window: int | None = None
     block: int = 1
     kv_format: str = "float32"
+    prefill_window: int = 0
 
     def __post_init__(self) -> None:
         if self.sink < 0:
@@ -46,12 +48,15 @@ class HeadRule:
 UNLIMITED = HeadRule()
 
 
-def visible(query_pos: torch.Tensor, key_pos: torch.Tensor, rule: HeadRule) -> torch.Tensor:
+def visible(
+    query_pos: torch.Tensor, key_pos: torch.Tensor, rule: HeadRule, num_prompt: int = 0
+) -> torch.Tensor:
     """Which keys each query sees.
 
     Args:
         query_pos: integers [num_queries], positions in the request from 0.
         key_pos: integers [num_keys], likewise.
+        num_prompt: tokens of the request's prompt; queries from there on were generated.
 
     Returns:
         bool [num_queries, num_keys].
@@ -61,7 +66,8 @@ def visible(query_pos: torch.Tensor, key_pos: torch.Tensor, rule: HeadRule) -> t
     if rule.window is None:
         return causal
     sinks = -(-rule.sink // rule.block) * rule.block
-    oldest = (i - rule.window + 1).clamp(min=0)
+    window = torch.where(i < num_prompt, max(rule.window, rule.prefill_window), rule.window)
+    oldest = (i - window + 1).clamp(min=0)
     start = oldest - oldest % rule.block
     return causal & ((j < sinks) | (j >= start))
 
@@ -73,6 +79,7 @@ def attention(
     rules: Sequence[HeadRule],
     scale: float,
     query_pos: torch.Tensor | None = None,
+    num_prompt: int = 0,
 ) -> torch.Tensor:
     """Attention of one request, every KV head under its own rule; products and softmax in float64.
 
@@ -84,6 +91,7 @@ def attention(
         rules: [num_kv_heads].
         scale: factor on the logits.
         query_pos: integers [num_queries]; the request's last positions when left out.
+        num_prompt: see visible().
 
     Returns:
         [num_queries, num_query_heads, value_size], dtype of q.
@@ -113,7 +121,7 @@ def attention(
             queries = asked(queries.float(), rule.kv_format)
             keys, values = (stored(rows.float(), rule.kv_format) for rows in (keys, values))
         logits = torch.einsum("qhd,kd->hqk", queries.double(), keys.double()) * scale
-        logits.masked_fill_(~visible(query_pos, key_pos, rule), float("-inf"))
+        logits.masked_fill_(~visible(query_pos, key_pos, rule, num_prompt), float("-inf"))
         weights = logits.softmax(-1)
         out[:, mine] = torch.einsum("hqk,kd->qhd", weights, values.double()).to(q.dtype)
     return out

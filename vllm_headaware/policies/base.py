@@ -25,6 +25,7 @@ class HeadPolicy:
     `window` None means everything; then `sink` is for requests with a budget of their own. `dtype`
     names the KV format (kernels/formats.py) of what is kept, or is AUTO, the model's own dtype.
     With `heavy`, a number of tokens, blocks beyond it are evicted by score (cache/heavy.py).
+    While a prompt is read, a window is at least `prefill_window` tokens wide.
     """
 
     name: str
@@ -32,6 +33,7 @@ class HeadPolicy:
     window: int | None = None
     dtype: str = AUTO
     heavy: int | None = None
+    prefill_window: int = 0
 
 
 class KVPolicy(Protocol):

@@ -30,7 +30,7 @@ class HeadAware:
     needs_profile: bool = True
     options: tuple[str, ...] = (
         *("head_profile", "retrieval_share", "induction_share"),
-        *("sink", "window", "induction_window", "budget"),
+        *("sink", "window", "induction_window", "prefill_window", "budget"),
         *DTYPE_OPTIONS,
     )
 
@@ -60,11 +60,15 @@ class HeadAware:
             classes[y][h] = RETRIEVAL
         for y, h in induction:
             classes[y][h] = INDUCTION
-        policies = (
+        windows = {
             # Sinks of retrieval heads matter to requests whose budget caps these heads too.
-            HeadPolicy("retrieval", config.sink, None, config.retrieval_dtype),
-            HeadPolicy("induction", config.sink, config.induction_window, config.induction_dtype),
-            HeadPolicy("local", config.sink, config.window, config.local_dtype),
+            "retrieval": (None, config.retrieval_dtype),
+            "induction": (config.induction_window, config.induction_dtype),
+            "local": (config.window, config.local_dtype),
+        }
+        policies = tuple(
+            HeadPolicy(name, config.sink, window, dtype, prefill_window=config.prefill_window)
+            for name, (window, dtype) in windows.items()
         )
         return policies, classes, by_gate
 

@@ -22,12 +22,18 @@ class StreamingLLM:
     """The baseline that knows no head classes: `sink` and `window` hold for all heads."""
 
     needs_profile: bool = False
-    options: tuple[str, ...] = ("sink", "window", "budget", "local_dtype")
+    options: tuple[str, ...] = ("sink", "window", "prefill_window", "budget", "local_dtype")
 
     def classify(
         self, config: KVPolicyConfig, geometry: ModelGeometry, profile: HeadProfile | None
     ) -> tuple[tuple[HeadPolicy, ...], list[list[int]], list[list[int]]]:
         """One windowed class with all heads, in the KV format of local heads."""
         nothing = [[0] * geometry.num_kv_heads for _ in range(geometry.num_layers)]
-        policy = HeadPolicy("local", config.sink, config.window, config.local_dtype)
+        policy = HeadPolicy(
+            "local",
+            config.sink,
+            config.window,
+            config.local_dtype,
+            prefill_window=config.prefill_window,
+        )
         return (policy,), nothing, nothing

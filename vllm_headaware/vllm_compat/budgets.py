@@ -117,7 +117,8 @@ def _refuse(processor: Any, plan: Plan, params: Any, num_prompt: int | None) -> 
     if params is None or params.max_tokens is None or num_prompt is None or not blocks:
         return
     tokens = min(num_prompt + params.max_tokens, config.model_config.max_model_len)
-    if not Pool(plan.classes, blocks - 1, config.max_in_flight_tokens).fits_alone(tightest, tokens):
+    pool = Pool(plan.classes, blocks - 1, config.max_in_flight_tokens)
+    if not pool.fits_alone(tightest, tokens, num_prompt):
         raise VLLMValidationError(
             f"a request of {tokens} tokens with this KV budget does not fit into the KV cache, even"
             " alone; ask for fewer max_tokens, a smaller kv_budget or no kv_policy 'full'",
@@ -207,7 +208,9 @@ class Budgets:
             own.started = True
             self.started[str(own.level)] = self.started.get(str(own.level), 0) + 1
         # A class that usually keeps everything adopts a prefix without holes.
-        self.manager.coordinator.remove_skipped_blocks(request.request_id, num_hit_tokens)
+        self.manager.coordinator.remove_skipped_blocks(
+            request.request_id, num_hit_tokens, request.num_prompt_tokens
+        )
         tenants = [self.tenant(r) for r in (*self.scheduler.running, request)]
         level = self.monitor.level
         if self.monitor.started(self.share_left(tenants)):
@@ -252,6 +255,7 @@ class Budgets:
             full_tokens=self.full_tokens(request),
             blocks=hits or [m.req_to_blocks.get(request.request_id, ()) for m in self.managers],
             prefill_tokens=prefill,
+            num_prompt=request.num_prompt_tokens if settled < request.num_prompt_tokens else 0,
         )
 
     def full_tokens(self, request: Any) -> int:
@@ -298,7 +302,9 @@ class Budgets:
         while (
             movable
             and own.level < len(own.ladder) - 1
-            and not self.pool.fits_alone(own.ladder[own.level], self.full_tokens(request))
+            and not self.pool.fits_alone(
+                own.ladder[own.level], self.full_tokens(request), request.num_prompt_tokens
+            )
         ):
             own.level += 1
 
@@ -382,16 +388,26 @@ def _allocate_slots(original: Any, self: Any, request: Any, *args: Any, **kwargs
 
 
 def _build_attention_metadata(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
-    windows = _windows_of_step(self)
-    if not windows:
+    plan = _plan_of(self)
+    if plan is None:
         return original(self, *args, **kwargs)
-    from vllm_headaware.attention.own_windows import during
+    from vllm_headaware.attention.requests import during
 
-    with during(windows):
+    with during(_windows_of_step(self, plan), _prompts_of_step(self, plan)):
         return original(self, *args, **kwargs)
 
 
-def _windows_of_step(runner: Any) -> dict[str, Any]:
+def _prompts_of_step(runner: Any, plan: Plan) -> Any:
+    """int32 [num_requests], tokens of each prompt; None where windows are always the same."""
+    if not any(c.policy.prefill_window for c in plan.classes):
+        return None
+    import torch
+
+    batch = runner.input_batch
+    return torch.from_numpy(batch.num_prompt_tokens[: batch.num_reqs].astype("int32"))
+
+
+def _windows_of_step(runner: Any, plan: Plan) -> dict[str, Any]:
     """int32 [num_requests] by class name; empty where every request has the plan's windows."""
     own = {}
     for index, request_id in enumerate(runner.input_batch.req_ids):
@@ -402,8 +418,6 @@ def _windows_of_step(runner: Any) -> dict[str, Any]:
         return {}
     import torch
 
-    plan = _plan_of(runner)
-    assert plan is not None
     rows = [[window or 0 for window in plan.windows]] * len(runner.input_batch.req_ids)
     for index, tokens in own.items():
         rows[index] = tokens

@@ -46,6 +46,11 @@ HELP: dict[str, tuple[str, str]] = {
     "sink": ("TOKENS", "First tokens that windowed heads always keep."),
     "window": ("TOKENS", "Last tokens that local heads keep."),
     "induction_window": ("TOKENS", "Last tokens that induction heads keep."),
+    "prefill_window": (
+        "TOKENS",
+        "While a prompt is read, windows are at least this wide; its blocks are freed when decoding"
+        " begins. Better answers for memory and time during prefill. 0: as wide as ever.",
+    ),
     "retrieval_dtype": (
         "DTYPE",
         f"How retrieval heads store K and V: {', '.join(FORMATS)}, or auto: int8 where the native"

@@ -17,6 +17,7 @@ struct HaClass {
   int32_t dtype;
   int32_t sink;    // visible first tokens, a multiple of block_tokens
   int32_t window;  // visible last tokens before rounding out; 0 = all
+  int32_t prefill_window;  // a query of a prompt has no narrower window than this
 };
 
 struct HaLayer {
@@ -37,6 +38,7 @@ struct HaStep {
   int64_t table_stride;
   int32_t num_requests;
   const int32_t* windows;  // [num_requests], 0 = all; null: every request has the class's window
+  const int32_t* prompt_lens;  // [num_requests], earlier queries are of the prompt; null: none is
   float* mass;             // [num_requests][table_stride] attention mass per block, added to; or null
 };
 

@@ -152,10 +152,13 @@ struct Item {
 
 // The visible tiles of some query tokens: the sinks', then those from the window's start on.
 struct Visible {
-  int block_tokens, window, sink_tiles, hidden_tiles, count;
+  int block_tokens, window, reading_window, num_prompt, sink_tiles, hidden_tiles, count;
 
   Visible(const HaClass& c, const HaStep& step, int request, int first_position, int last_position)
-      : block_tokens(c.block_tokens), window(step.windows ? step.windows[request] : c.window) {
+      : block_tokens(c.block_tokens),
+        window(step.windows ? step.windows[request] : c.window),
+        reading_window(std::max(window, c.prefill_window)),
+        num_prompt(step.prompt_lens ? step.prompt_lens[request] : 0) {
     const int tiles = last_position / GRANULE + 1;
     const int start = first_visible(first_position) / GRANULE;
     sink_tiles = c.sink / GRANULE;
@@ -183,7 +186,8 @@ struct Visible {
   // First token the query at a position sees by its window.
   int first_visible(int position) const {
     if (window == 0) return 0;
-    const int oldest = std::max(position - window + 1, 0);
+    const int own = position < num_prompt ? reading_window : window;
+    const int oldest = std::max(position - own + 1, 0);
     return oldest - oldest % block_tokens;
   }
 };

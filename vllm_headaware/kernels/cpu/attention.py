@@ -37,6 +37,7 @@ class ClassCache:
         format: a name of FORMATS.
         sink: tokens, a multiple of block_tokens; 0 where window is None.
         window: tokens, or None for an unlimited class.
+        prefill_window: tokens; queries of a prompt have no narrower window than this.
     """
 
     cache: torch.Tensor
@@ -44,6 +45,7 @@ class ClassCache:
     format: str
     sink: int = 0
     window: int | None = None
+    prefill_window: int = 0
 
 
 class ClassStep:
@@ -55,6 +57,8 @@ class ClassStep:
         block_table: int32 [num_requests, width], rows strided; entries of hidden blocks are never
             read.
         windows: int32 [num_requests], tokens, 0 = unlimited; None: the class's own for all.
+        prompt_lens: int32 [num_requests], tokens: earlier queries are of the prompt. None: no query
+            is.
         mass: float32, shape and strides of block_table; each call adds the attention weights that
             fell on a block, summed over the class's query heads and the step's queries. None: not
             measured.
@@ -69,13 +73,15 @@ class ClassStep:
         seq_lens: torch.Tensor,
         block_table: torch.Tensor,
         windows: torch.Tensor | None = None,
+        prompt_lens: torch.Tensor | None = None,
         mass: torch.Tensor | None = None,
     ) -> None:
-        for tensor in (query_start, seq_lens, block_table, windows):
+        for tensor in (query_start, seq_lens, block_table, windows, prompt_lens):
             if tensor is not None and (tensor.dtype != torch.int32 or tensor.stride(-1) != 1):
-                raise ValueError("query_start, seq_lens, block_table, windows must be dense int32")
-        if windows is not None and windows.shape != seq_lens.shape:
-            raise ValueError(f"{windows.shape[0]} windows for {seq_lens.shape[0]} requests")
+                raise ValueError("all of a step but mass must be dense int32")
+        for name, tensor in (("windows", windows), ("prompt_lens", prompt_lens)):
+            if tensor is not None and tensor.shape != seq_lens.shape:
+                raise ValueError(f"{tensor.shape[0]} {name} for {seq_lens.shape[0]} requests")
         if mass is not None and (
             mass.dtype != torch.float32
             or mass.shape != block_table.shape
@@ -83,7 +89,7 @@ class ClassStep:
         ):
             raise ValueError("mass must be float32 and lie as block_table does")
         # Kept alive as long as the struct.
-        self.tensors = (query_start, seq_lens, block_table, windows, mass)
+        self.tensors = (query_start, seq_lens, block_table, windows, prompt_lens, mass)
         self.struct = HaStep(
             query_start.data_ptr(),
             seq_lens.data_ptr(),
@@ -91,6 +97,7 @@ class ClassStep:
             block_table.stride(0),
             seq_lens.shape[0],
             None if windows is None else windows.data_ptr(),
+            None if prompt_lens is None else prompt_lens.data_ptr(),
             None if mass is None else mass.data_ptr(),
         )
         self.pointer = ctypes.pointer(self.struct)
@@ -169,6 +176,7 @@ class LayerAttention:
             FORMAT_CODES[c.format],
             c.sink,
             c.window or 0,
+            c.prefill_window,
         )
 
     def __call__(

@@ -18,7 +18,7 @@ import torch
 
 from vllm_headaware.kernels.formats import FORMATS
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
 """Best first."""
 FORMAT_CODES = {name: code for code, name in enumerate(FORMATS)}
@@ -40,6 +40,7 @@ class HaClass(ctypes.Structure):
         ("dtype", ctypes.c_int32),
         ("sink", ctypes.c_int32),
         ("window", ctypes.c_int32),
+        ("prefill_window", ctypes.c_int32),
     )
 
 
@@ -67,6 +68,7 @@ class HaStep(ctypes.Structure):
         ("table_stride", ctypes.c_int64),
         ("num_requests", ctypes.c_int32),
         ("windows", ctypes.c_void_p),
+        ("prompt_lens", ctypes.c_void_p),
         ("mass", ctypes.c_void_p),
     )
 
