@@ -84,17 +84,19 @@ def test_a_plan_shows_what_its_rules_show(
         assert HFReference(tiny_model).greedy(ids, 9) != expected, "the rules must matter"
 
 
+def with_prefill_window(plan: Plan, tokens: int) -> Plan:
+    policies = [dataclasses.replace(c.policy, prefill_window=tokens) for c in plan.classes]
+    classes = zip(plan.classes, policies, strict=True)
+    return dataclasses.replace(
+        plan, classes=tuple(dataclasses.replace(c, policy=policy) for c, policy in classes)
+    )
+
+
 def test_a_prompt_is_read_with_wider_windows(
     tiny_model: Path, model: Any, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "CHUNK", 70)
-    wide = dataclasses.replace(
-        plan,
-        classes=tuple(
-            dataclasses.replace(c, policy=dataclasses.replace(c.policy, prefill_window=180))
-            for c in plan.classes
-        ),
-    )
+    wide = with_prefill_window(plan, 180)
     ids = prompt(333)
     reference = HFReference(tiny_model, rules_of(wide))
     expected = reference.greedy(ids, 9)
@@ -213,6 +215,10 @@ def test_methods_that_share_a_reading_get_what_each_gets_alone(
         "full": everything,
         "own": ByRule(plan),
         "h2o": HeavyHitters(60, "int8", everything),
+        # A window as wide as the prompt is everything.
+        "all of it": ByRule(with_prefill_window(plan, 170)),
+        "more": ByRule(with_prefill_window(streamingllm_at(plan, OPTIONS, 150), 500)),
+        "not all": ByRule(with_prefill_window(plan, 169)),
     }
     ids, more = prompt(170), prompt(20, seed=6)
     alone = {n: continuation_logprobs(model, m, ids, more) for n, m in methods.items()}
@@ -229,8 +235,8 @@ def test_methods_that_share_a_reading_get_what_each_gets_alone(
         seen.append(name)
         got = runner.continuation_logprobs(model, methods[name], reading, more)
         torch.testing.assert_close(got, alone[name], atol=0, rtol=0)
-    assert seen == ["full", "h2o", "own"]
-    assert sum(n for n in steps if n in (50, 20)) == 2 * 170, "two readings, not three"
+    assert seen == ["full", "h2o", "all of it", "more", "own", "not all"]
+    assert sum(n for n in steps if n in (50, 20)) == 3 * 170, "three readings of six methods"
 
 
 def test_what_is_stored_is_rounded_once_and_moves_between_formats() -> None:

@@ -39,7 +39,11 @@ class StoredCache(DynamicCache):
         """The same tokens in other formats, as if moved there; this cache is unchanged."""
         other = StoredCache(formats)
         for layer in range(len(self.layers)):
-            other.update(*self.held(layer), layer)
+            key, value = self.held(layer)
+            if formats[layer] == self.formats[layer]:  # as they lie, not rounded again
+                DynamicCache.update(other, key.clone(), value.clone(), layer)
+            else:
+                other.update(key, value, layer)
         return other
 
 

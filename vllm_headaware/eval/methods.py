@@ -8,7 +8,8 @@ rounds it (cache.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -104,6 +105,19 @@ class ByRule:
     @property
     def reader(self) -> ByRule:
         return self
+
+    def reads(self, num_prompt: int) -> Hashable:
+        """How a prompt of num_prompt tokens is read: what is equal of two readers is read alike."""
+
+        def hides(rule: HeadRule) -> HeadRule | None:
+            window = max(rule.window or num_prompt, rule.prefill_window)
+            return None if window >= num_prompt else replace(rule, window=window, prefill_window=0)
+
+        rules = (
+            tuple(sorted((head, hides(rule)) for rule, heads, _ in parts for head in heads))
+            for parts in self.layers
+        )
+        return tuple(rules), tuple(map(tuple, self.formats))
 
     def start(self) -> None:
         """A prompt is read."""

@@ -101,8 +101,13 @@ def budgets_work(subject: Subject) -> Work:
             share = budget // target.geometry.num_kv_heads
             sink = min(share // 8, QUICK.sink)
             config = dataclasses.replace(native_dtypes(QUICK), sink=sink, window=share // 4)
-            options = KVPolicyConfig("streamingllm", sink=sink, window=share - sink)
-            options = dataclasses.replace(options, local_dtype=config.local_dtype)
+            options = KVPolicyConfig(
+                "streamingllm",
+                sink=sink,
+                window=share - sink,
+                prefill_window=config.prefill_window,
+                local_dtype=config.local_dtype,
+            )
             streaming = make_plan(options, target.geometry)
             held = streaming.request_bytes(total)
             try:
@@ -136,6 +141,7 @@ def ablation_contenders(subject: Subject, num_tokens: int) -> dict[str, Contende
         "- gate (ranked by copy score)": plan(ranked_by(profile, "copy")),
         "- sinks": plan(sink=0),
         "- wide windows (64)": plan(window=64),
+        "- wider windows for prompts": plan(prefill_window=0),
         "- int8 (int4 instead)": plan(dtype="int4"),
         "with an induction class": plan(induction_share=0.125),
     }

@@ -19,15 +19,14 @@ from vllm_headaware.profile.format import HeadProfile
 
 QUICK = KVPolicyConfig(
     "headaware",
-    retrieval_share=0.2,
+    retrieval_share=0.24,
     induction_share=0.0,
     sink=64,
-    window=320,
-    prefill_window=1024,
+    window=256,
+    prefill_window=2048,
 )
 """Options that bite at these lengths, chosen on the calibration split; no induction class, whose
-window would hold most of such prompts. Prompts are read with wide windows, as h2o reads them in
-full."""
+window would hold most of such prompts. Prompts of this length are read in full by all methods."""
 TASK_TOKENS = {
     "single_needle": 1500,
     "multi_key": 1500,

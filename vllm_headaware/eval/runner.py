@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,14 +44,14 @@ def generate(model: Any, method: Method, prompt: Sequence[int], max_new_tokens: 
 def read(
     model: Any, methods: Mapping[str, Method], prompt: Sequence[int]
 ) -> Iterator[tuple[str, Reading]]:
-    """Compute a prompt for several methods; those that have the same reader share the work.
+    """Compute a prompt for several methods; those whose readers read it alike share the work.
 
     A method's reading is valid until the next one is asked for.
     """
-    readers: dict[int, list[str]] = {}
+    alike: dict[Hashable, list[str]] = {}
     for name, method in methods.items():
-        readers.setdefault(id(method.reader), []).append(name)
-    for names in readers.values():
+        alike.setdefault(method.reader.reads(len(prompt)), []).append(name)
+    for names in alike.values():
         own = [methods[name] for name in names]
         shared = _read(model, own, prompt)
         for name, method in zip(names, own, strict=True):
@@ -96,9 +96,9 @@ def continuation_logprobs(
 
 
 def _read(model: Any, methods: Sequence[Method], prompt: Sequence[int]) -> Reading:
-    """Compute a prompt with the methods' common reader while all of them look on."""
+    """Compute a prompt with the first method's reader while all of them look on."""
     reader = methods[0].reader
-    for method in methods:
+    for method in (reader, *methods):
         method.start()
 
     def attend(
@@ -112,7 +112,7 @@ def _read(model: Any, methods: Sequence[Method], prompt: Sequence[int]) -> Readi
     with watch_attention(model, attend):
         for begin in range(0, len(prompt), CHUNK):
             logits = _step(model, cache, prompt[begin : begin + CHUNK], 1)
-    for method in methods:
+    for method in (reader, *methods):
         method.prompt_done()
     return Reading(cache, logits)
 
