@@ -72,7 +72,7 @@ _compacted: list[CompactStep] = []
 
 @contextmanager
 def evicting(evicted: Sequence[frozenset[int]]) -> Iterator[list[CompactStep]]:
-    """Set the evicted blocks of the current step's requests, as own_windows.during() does windows.
+    """Set the evicted blocks of the current step's requests, as requests.during() does windows.
 
     Args:
         evicted: per request the places of its evicted blocks.

@@ -19,10 +19,10 @@ from vllm_headaware.profile.format import HeadProfile
 
 QUICK = KVPolicyConfig(
     "headaware",
-    retrieval_share=0.24,
+    retrieval_share=0.2,
     induction_share=0.0,
     sink=64,
-    window=256,
+    window=320,
     prefill_window=2048,
 )
 """Options that bite at these lengths, chosen on the calibration split; no induction class, whose

@@ -35,7 +35,8 @@ Request.sampling_params, .cache_salt, .block_hashes (budgets)
     Windows of a request's own travel to the workers in extra_args, and are part of its prefix's
     hash. Goes away when a scheduler may attach data to requests.
 GPUModelRunner._build_attention_metadata (budgets)
-    Builders learn the windows of the step's requests; vLLM tells them positions only.
+    Builders learn the windows and the prompt lengths of the step's requests; vLLM tells them
+    positions only.
     Goes away when CommonAttentionMetadata names its requests.
 Scheduler.schedule, .update_from_output, GPUModelRunner.execute_model, .sample_tokens (heavy)
     Attention mass goes from workers to the scheduler and evicted blocks come back, as attributes of
