@@ -235,15 +235,7 @@ class Plan:
             "policy": self.policy,
             "geometry": dataclasses.asdict(self.geometry),
             "classes": [
-                {
-                    "name": c.name,
-                    "sink": c.policy.sink,
-                    "window": c.policy.window,
-                    "dtype": c.policy.dtype,
-                    "heavy": c.policy.heavy,
-                    "prefill_window": c.policy.prefill_window,
-                    "block_tokens": c.block_tokens,
-                }
+                {**dataclasses.asdict(c.policy), "block_tokens": c.block_tokens}
                 for c in self.classes
             ],
             "assignment": [list(row) for row in self.assignment],
@@ -261,14 +253,7 @@ class Plan:
             geometry=ModelGeometry(**values["geometry"]),
             classes=tuple(
                 HeadClass(
-                    HeadPolicy(
-                        c["name"],
-                        c["sink"],
-                        c["window"],
-                        c["dtype"],
-                        c["heavy"],
-                        c["prefill_window"],
-                    ),
+                    HeadPolicy(**{f.name: c[f.name] for f in dataclasses.fields(HeadPolicy)}),
                     c["block_tokens"],
                     counts[i],
                 )

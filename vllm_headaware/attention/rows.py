@@ -80,9 +80,9 @@ def cut_rows(
         windows = own_windows.numpy().astype(np.int64)
         windows[windows == 0] = UNLIMITED
     table = block_table.numpy()
-    if prompt_lens is not None:
+    begin = ends - np.diff(starts)
+    if prompt_lens is not None and (prompt_lens.numpy() > begin).any():
         # Each request once with the queries of its prompt, and once with the others.
-        begin = ends - np.diff(starts)
         turn = np.clip(prompt_lens.numpy(), begin, ends)
         lens = np.stack([turn - begin, ends - turn], 1).ravel()
         starts = np.append(0, np.cumsum(lens)) + starts[0]
