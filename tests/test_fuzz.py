@@ -18,7 +18,7 @@ from tests.profile.profiles import HASH, make_profile
 from tests.test_plan import DEMO, plan_for
 from vllm_headaware.config import FIELDS, KVPolicyConfig, make_config
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.profile.format import HeadProfile
+from vllm_headaware.profile.format import SCORES, HeadProfile
 from vllm_headaware.request_options import Ladders, RequestLimits, read_options
 
 GARBAGE: list[Any] = [
@@ -97,7 +97,7 @@ def bad_profile(rng: random.Random, folder: Path) -> None:
         )
         path.write_text(json.dumps(values))
     elif kind == 3:
-        values["scores"][rng.choice(("gate", "copy", "induction"))].pop()
+        values["scores"][rng.choice(SCORES)].pop()
         path.write_text(json.dumps(values))
     else:
         digest = "".join(rng.choices("0123456789abcdef", k=64))

@@ -19,15 +19,12 @@ LARGE = ModelGeometry(32, 32, 8, 128, "bfloat16", 131072)
 def profile(geometry: ModelGeometry, seed: int = 0) -> Any:
     """Random scores in the shape of a profile."""
     rng = random.Random(seed)
-    return SimpleNamespace(
-        scores={
-            name: [[rng.random() for _ in range(geometry.num_kv_heads)] for _ in range(layers)]
-            for name, layers in (
-                ("gate", geometry.num_layers),
-                ("induction", geometry.num_layers),
-            )
-        }
-    )
+    shape = range(geometry.num_layers), range(geometry.num_kv_heads)
+
+    def scores() -> list[list[float]]:
+        return [[rng.random() for _ in shape[1]] for _ in shape[0]]
+
+    return SimpleNamespace(scores={name: scores() for name in ("gate", "answer", "induction")})
 
 
 def plan_for(geometry: ModelGeometry, tp: int = 1, **options: Any) -> Plan:
@@ -109,9 +106,10 @@ def test_better_heads_get_spare_room() -> None:
         assert (c.num_heads + 1) * c.block_tokens * DEMO.head_token_bytes > plan.block_bytes, index
 
 
-def test_retrieval_heads_are_the_best() -> None:
-    plan = plan_for(DEMO)
-    gate = profile(DEMO).scores["gate"]
+@pytest.mark.parametrize(("prefill_window", "score"), [(0, "gate"), (2048, "answer")])
+def test_retrieval_heads_are_the_best(prefill_window: int, score: str) -> None:
+    plan = plan_for(DEMO, prefill_window=prefill_window)
+    gate = profile(DEMO).scores[score]
     ranked = sorted(
         ((y, h) for y in range(30) for h in range(3)), key=lambda at: -gate[at[0]][at[1]]
     )
@@ -120,7 +118,8 @@ def test_retrieval_heads_are_the_best() -> None:
 
 
 def test_ties_are_settled_the_same_way() -> None:
-    flat: Any = SimpleNamespace(scores={n: [[1.0] * 3] * 30 for n in ("gate", "induction")})
+    scores = {name: [[1.0] * 3] * 30 for name in ("gate", "induction")}
+    flat: Any = SimpleNamespace(scores=scores)
     plans = [make_plan(KVPolicyConfig("headaware"), DEMO, flat) for _ in range(2)]
     assert plans[0] == plans[1]
     assert plans[0].assignment[0] == (0, 0, 0)

@@ -4,7 +4,7 @@ import json
 import random
 from pathlib import Path
 
-from vllm_headaware.profile.format import HeadProfile, ProfiledModel
+from vllm_headaware.profile.format import SCORES, HeadProfile, ProfiledModel
 from vllm_headaware.profile.locate import FILE_NAME
 from vllm_headaware.profile.model_hash import model_hash
 
@@ -25,7 +25,7 @@ def make_profile(folder: Path, seed: int = 3) -> HeadProfile:
         ),
         scores={
             name: [[round(rng.random(), 6) for _ in range(heads)] for _ in range(layers)]
-            for name in ("gate", "copy", "induction")
+            for name in SCORES
         },
     )
 

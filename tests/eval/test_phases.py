@@ -122,6 +122,7 @@ def test_ablations_change_one_thing(subject: Subject) -> None:
     whole = held["+ int8 = headaware"]
     assert held["full"] > held["+ classes"] > whole > held["- int8 (int4 instead)"]
     assert held["- ranking (heads by lot)"] == whole == held["- gate (ranked by copy score)"]
+    assert held["- answers' gate (that of all rows)"] == whole
     assert held["- classes (one window for all)"] >= whole
     assert held["- sinks"] < whole > held["- wide windows (64)"]
     assert held["with an induction class"] > whole
@@ -131,8 +132,8 @@ def test_ablations_change_one_thing(subject: Subject) -> None:
 def test_lot_deals_the_same_scores_to_other_heads(subject: Subject) -> None:
     profile = subject.target.profile
     dealt = by_lot(profile, 1)
-    assert dealt.scores["gate"] != profile.scores["gate"]
-    for name in ("gate", "induction"):
+    for name in ("gate", "answer", "induction"):
+        assert dealt.scores[name] != profile.scores[name]
         before, after = (sorted(chain(*p.scores[name])) for p in (profile, dealt))
         assert after == before
     assert by_lot(profile, 1) == dealt != by_lot(profile, 2)

@@ -105,9 +105,13 @@ def test_finished_runs_are_not_run_again(
 def test_a_baseline_that_is_ahead_is_named() -> None:
     def result(full: float, own: float, streaming: float, h2o: float) -> dict[str, Any]:
         scores = {"full": full, "headaware": own, "streamingllm": streaming, "h2o": h2o}
+        per_prompt = {name: [score] * 3 for name, score in scores.items()}
         held = {"full": 300 * (1 + full), "headaware": 100}
         reading = {"full": held["full"], "headaware": 150}
-        return {"scores": scores, "bytes": held, "reading_bytes": reading}
+        return {
+            **{"scores": scores, "per_prompt": per_prompt},
+            **{"bytes": held, "reading_bytes": reading},
+        }
 
     results = {
         "a": result(1.0, 0.75, 0.8, 0.75),
@@ -118,6 +122,7 @@ def test_a_baseline_that_is_ahead_is_named() -> None:
     assert report["baselines_ahead"] == {"streamingllm": ["a"], "h2o": ["b"]}
     assert report["unable"] == ["c"]
     assert report["relative"] == pytest.approx(1.25 / 1.5)
+    assert report["relative_interval"] == pytest.approx([1.25 / 1.5] * 2), "all prompts are alike"
     assert report["bytes_ratio"] == pytest.approx((600 + 450) / 200), "bytes of a and b"
     assert report["reading_bytes_ratio"] == pytest.approx((600 + 450) / 300)
     assert results["a"]["relative"] == 0.75

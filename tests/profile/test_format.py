@@ -12,7 +12,7 @@ import pytest
 
 from tests.profile.profiles import HASH, make_profile
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.profile.format import HeadProfile
+from vllm_headaware.profile.format import SCORES, HeadProfile
 
 
 def test_round_trip_and_one_layer_per_line(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_round_trip_and_one_layer_per_line(tmp_path: Path) -> None:
     assert again == profile
     assert again.checksum == profile.checksum
     lines = path.read_text().splitlines()
-    assert sum(line.strip().rstrip(",") == "[0.015625, 0.03125]" for line in lines) == 3
+    assert sum(line.strip().rstrip(",") == "[0.015625, 0.03125]" for line in lines) == len(SCORES)
     assert [p.name for p in tmp_path.iterdir()] == ["p.json"], "temporary file left behind"
 
 
@@ -74,7 +74,7 @@ def _score(value: Any) -> Callable[[dict[str, Any]], None]:
     ("edit", "message"),
     [
         (_edit("format", "something-else"), "is not a head profile"),
-        (_edit("version", 2), "has version 2, this release reads 1"),
+        (_edit("version", 1), "has version 1, this release reads 2"),
         (lambda v: v.pop("checksum"), "lacks a part"),
         (_edit("ablation", [1]), "lacks a part"),
         (lambda v: v["model"].pop("hash"), "lacks a part"),

@@ -47,4 +47,5 @@ def test_what_is_asked_is_of_the_calibration_split(demo_model: Path) -> None:
             names = reply.strip(" .").split(", ")
             assert len(names) == 3
             assert all(f"VAR {name} = " in prompt for name in names)
-    assert {question.is_far for question in questions} == {True, False}
+    assert {question.is_far for question in questions if question.needle} == {True, False}
+    assert all(question.needle for question in questions if question.is_far)

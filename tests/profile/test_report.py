@@ -12,6 +12,7 @@ import pytest
 from tests.profile.profiles import make_profile
 from vllm_headaware.cli.main import main
 from vllm_headaware.config import KVPolicyConfig
+from vllm_headaware.profile.format import SCORES
 from vllm_headaware.profile.report import html
 from vllm_headaware.profile.svg import STOPS, falling_curve, shade
 
@@ -65,7 +66,7 @@ def test_every_head_is_shown_with_its_score_and_class() -> None:
     page = html(profile, KVPolicyConfig("headaware", retrieval_share=0.2, induction_share=0.2))
     for y, row in enumerate(profile.scores["gate"]):
         for h, value in enumerate(row):
-            assert page.count(f"layer {y}, KV head {h}: {value:.4g}<") == 3, "one per score"
+            assert page.count(f"layer {y}, KV head {h}: {value:.4g}<") == len(SCORES)
     # Scores grow with layer and head.
     assert "layer 4, KV head 1: retrieval<" in page
     assert "layer 0, KV head 0: local<" in page

@@ -105,6 +105,13 @@ def show(report: dict[str, Any]) -> None:
                 f"{text['bytes_ratio']:.2f}",
             )
     console.print(table)
+    if report["relative"] is not None:
+        low, high = report["relative_interval"] or (float("nan"),) * 2
+        console.print(
+            f"headaware keeps {report['relative']:.3f} of the full cache's score at"
+            f" 1/{report['bytes_ratio']:.2f} of its bytes; other prompts would put that between"
+            f" {low:.3f} and {high:.3f} (95 %)."
+        )
     console.print(
         f"{report['seconds']} s. The full cache is {report['full_dtype']}; the baselines hold no"
         " fewer bytes than headaware. While a prompt is read headaware holds"

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Score every KV head of a model: how much an answer suffers when the head sees only sinks and a
-window (gate), how often it points at what is copied (copy), and how well it finds repeats
-(induction). Then close heads in order of rank to see how many must keep everything. The prompts are
-generated; no data set is needed. The result is kept next to the model, or in the user's cache if
-that folder cannot be written; `--kv-head-profile auto` finds it in both. Scores depend on sink and
-window: profile with those you will serve with."""
+window, from the first token on (gate) or once the prompt is read (answer), how often it points at
+what is copied (copy), and how well it finds repeats (induction). Then close heads in order of rank
+to see how many must keep everything. The prompts are generated; no data set is needed. The result
+is kept next to the model, or in the user's cache if that folder cannot be written;
+`--kv-head-profile auto` finds it in both. Scores depend on sink and window: profile with those you
+will serve with."""
 
 EPILOG = """\
 examples:
@@ -160,9 +161,10 @@ def in_words(profile: HeadProfile) -> str:
         return f"{shape} with gates of {profile.method['imported_from']}"
     halves, found = profile.agreement["split_half_spearman"], profile.ablation
     return (
-        f"{shape} in {profile.provenance['seconds']} s; split-half agreement of the gate ranking"
-        f" {halves['gate']:.2f} (below 0.8: use more --samples); with {found['share']:.0%} of the"
-        f" heads open, answers lose at most {found['bound']:g} nats per token"
+        f"{shape} in {profile.provenance['seconds']} s; split-half agreement of the rankings"
+        f" {halves['gate']:.2f} (gate) and {halves['answer']:.2f} (answer; below 0.8: use more"
+        f" --samples); with {found['share']:.0%} of the heads open, answers lose at most"
+        f" {found['bound']:g} nats per token"
     )
 
 

@@ -138,6 +138,7 @@ def ablation_contenders(subject: Subject, num_tokens: int) -> dict[str, Contende
         "+ int8 = headaware": plan(),
         "- classes (one window for all)": streamingllm_at(plan(), whole, num_tokens),
         "- ranking (heads by lot)": plan(by_lot(profile, subject.seed)),
+        "- answers' gate (that of all rows)": plan(ranked_by(profile, "gate")),
         "- gate (ranked by copy score)": plan(ranked_by(profile, "copy")),
         "- sinks": plan(sink=0),
         "- wide windows (64)": plan(window=64),
@@ -153,21 +154,22 @@ def ablation_contenders(subject: Subject, num_tokens: int) -> dict[str, Contende
 
 
 def by_lot(profile: HeadProfile, seed: int) -> HeadProfile:
-    """The profile with its gate and induction scores dealt to other heads."""
+    """The profile with the scores that decide dealt to other heads."""
     heads = [
         (y, h) for y in range(profile.model.num_layers) for h in range(profile.model.num_kv_heads)
     ]
     dealt = random.Random(seed).sample(heads, len(heads))
     scores = {}
-    for name in ("gate", "induction"):
+    for name in ("gate", "answer", "induction"):
         values = iter(profile.scores[name][y][h] for y, h in dealt)
         scores[name] = [[next(values) for _ in row] for row in profile.scores[name]]
     return dataclasses.replace(profile, scores={**profile.scores, **scores})
 
 
 def ranked_by(profile: HeadProfile, score: str) -> HeadProfile:
-    """The profile with another score in the place of the gate's."""
-    return dataclasses.replace(profile, scores={**profile.scores, "gate": profile.scores[score]})
+    """The profile with one score in the place of all that rank heads."""
+    ranking = dict.fromkeys(("gate", "answer"), profile.scores[score])
+    return dataclasses.replace(profile, scores={**profile.scores, **ranking})
 
 
 def runs_of(work: Work, subject: Subject) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
+from vllm_headaware.eval.interval import relative_interval
 from vllm_headaware.eval.lineup import METHODS, Contender, line_up
 from vllm_headaware.eval.measure import NEW_TOKENS, Bench, open_bench
 from vllm_headaware.eval.target import FULL_DTYPE, read_target
@@ -19,10 +20,10 @@ from vllm_headaware.profile.format import HeadProfile
 
 QUICK = KVPolicyConfig(
     "headaware",
-    retrieval_share=0.2,
+    retrieval_share=0.25,
     induction_share=0.0,
     sink=64,
-    window=320,
+    window=256,
     prefill_window=2048,
 )
 """Options that bite at these lengths, chosen on the calibration split; no induction class, whose
@@ -70,7 +71,8 @@ def compare(
     Returns:
         Plain values: per task the score and bytes of every method, `relative` = headaware / full,
         `bytes_ratio` = full / headaware; for text NLL and KL in nats per token; and over the tasks
-        the full cache can do the mean scores, their ratio, and the ratio of the summed bytes.
+        the full cache can do the mean scores, their ratio and where chance puts it (see
+        relative_interval()), and the ratio of the summed bytes.
     """
     started = time.monotonic()
     if samples < 1:
@@ -91,6 +93,7 @@ def compare(
                 "tokens": tokens,
                 "samples": counts[task],
                 "scores": {name: fmean(got) for name, got in per_sample.items()},
+                "per_prompt": per_sample,
                 **held(contenders),
             }
         if texts:
@@ -158,12 +161,14 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
         totals = [sum(results[t][count][n] for t in able or results) for n in METHODS[:2]]
         return totals[0] / totals[1]
 
+    pairs = [tuple(results[t]["per_prompt"][m] for m in ("headaware", "full")) for t in able]
     mean = {m: fmean(scores(t)[m] for t in able) if able else None for m in METHODS}
     full, own = mean["full"], mean["headaware"]
     return {
         "unable": sorted(set(results) - set(able)),
         "scores": mean,
         "relative": own / full if own is not None and full else None,
+        "relative_interval": relative_interval(pairs),
         "bytes_ratio": ratio("bytes"),
         "reading_bytes_ratio": ratio("reading_bytes"),
         "baselines_ahead": {

@@ -25,7 +25,11 @@ RETRIEVAL, INDUCTION, LOCAL = 0, 1, 2
 
 @dataclass(frozen=True)
 class HeadAware:
-    """Top heads by gate saliency are retrieval, then top by induction score, the rest is local."""
+    """Top heads by gate saliency are retrieval, then top by induction score, the rest is local.
+
+    Where prompts are read with a wider window, the saliency is that of the answer's rows alone:
+    that is when the others' windows are closed.
+    """
 
     needs_profile: bool = True
     options: tuple[str, ...] = (
@@ -44,7 +48,7 @@ class HeadAware:
         """
         if profile is None:
             raise HeadAwareError("policy headaware needs a head profile")
-        by_gate = rank_heads(profile.scores["gate"])
+        by_gate = rank_heads(profile.scores["answer" if config.prefill_window else "gate"])
         by_induction = rank_heads(profile.scores["induction"])
         total = geometry.num_heads_total
         num_retrieval = math.ceil(config.retrieval_share * total)

@@ -48,6 +48,7 @@ def import_duo(pattern_dir: Path, model_dir: Path) -> HeadProfile:
         ),
         scores={
             "gate": gates,
+            "answer": gates,
             "copy": [[0.0] * len(row) for row in gates],
             "induction": gates,
         },

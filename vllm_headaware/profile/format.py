@@ -15,8 +15,8 @@ from typing import Any
 from vllm_headaware.errors import HeadAwareError
 
 FORMAT = "vllm-headaware-head-profile"
-VERSION = 1
-SCORES = ("gate", "copy", "induction")
+VERSION = 2
+SCORES = ("gate", "answer", "copy", "induction")
 REDO = "make a new one with `vllm-headaware profile MODEL`"
 
 
@@ -37,7 +37,7 @@ class HeadProfile:
     """Scores of every KV head; higher means more in need of history.
 
     Attributes:
-        scores: by name (gate, copy, induction), [layer][KV head], finite and not negative.
+        scores: by name (SCORES), [layer][KV head], finite and not negative.
         method: how they were measured: seed, sink, window, samples, lengths.
         agreement: Spearman correlations between sample halves and between methods.
         ablation: what answers lose as heads are closed in order of rank (profile/ablation.py);

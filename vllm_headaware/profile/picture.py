@@ -9,6 +9,7 @@ from vllm_headaware.profile.format import HeadProfile
 
 LABELS = {
     "gate": "gate saliency (share of the model's total)",
+    "answer": "gate saliency of the answer's rows (share of the model's total)",
     "copy": "retrieval-copy score (share of needle tokens pointed at)",
     "induction": "induction score (mean attention to the follower)",
 }

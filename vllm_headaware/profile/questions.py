@@ -31,7 +31,7 @@ class Question:
         input_ids: int64 [T], both together, on the CPU.
         num_answer_tokens: how many of the last tokens are the answer.
         needle: token ids of the secret number; empty for a chain.
-        is_far: whether an answer needs what neither sinks nor window show.
+        is_far: whether there is a needle that neither sinks nor window show.
         weight: in the ranking of heads.
     """
 
@@ -66,7 +66,7 @@ def make_questions(
         )
     ]
     chains = [
-        _question(tokenizer, sample, "", True, 1 / num_chains)
+        _question(tokenizer, sample, "", False, 1 / num_chains)
         for sample in make_samples(
             tokenizer,
             "variable_tracking",

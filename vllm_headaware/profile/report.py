@@ -16,7 +16,9 @@ FULL_DTYPE = "bfloat16"
 """What the cost of classes is compared with."""
 CLASS_COLOURS = {"retrieval": "#fee838", "induction": "#7c7b78", "local": "#00224e"}
 MEANING = {
-    "gate": "how much an answer depends on what lies beyond sinks and window: this ranks the heads",
+    "gate": "how much an answer depends on what lies beyond sinks and window: this ranks heads",
+    "answer": "the same while the answer is written: this ranks heads where there is a prefill"
+    " window",
     "copy": "how often the head points at the token that is being copied",
     "induction": "attention to what followed the same token before: this picks the wide windows",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -98,7 +99,9 @@ def profile_model(
             if (copied := watch.scores(logits)) is not None:
                 copies.append(copied)
             bar.update()
-        shares = gate_shares(torch.stack(gradients))
+        of_rows = torch.stack(gradients)  # [samples, 2, layers, KV heads]
+        shares = gate_shares(of_rows.sum(1))
+        answer_shares = gate_shares(of_rows[:, 1])
         gate = gate_scores(shares, weights)
         ablation = ablate(model, _to_ablate(questions), gate, sink, window, bound, bar.update)
         generator = torch.Generator().manual_seed(seed)
@@ -110,7 +113,12 @@ def profile_model(
 
     copying = torch.stack(copies) if copies else torch.zeros_like(shares[:1])
     induced = torch.stack(inductions)
-    scores = {"gate": gate, "copy": copying.mean(0), "induction": induced.mean(0)}
+    scores = {
+        "gate": gate,
+        "answer": gate_scores(answer_shares, weights),
+        "copy": copying.mean(0),
+        "induction": induced.mean(0),
+    }
     config = model.config.get_text_config()
     # Layers with a window of their own score 0 in every sample: that is no agreement.
     scored = [layer for layer, window in enumerate(layer_windows(config)) if window is None]
@@ -135,16 +143,14 @@ def profile_model(
         },
         agreement={
             "split_half_spearman": {
-                "gate": split_half(
-                    lambda part: gate_scores(shares[part], [weights[i] for i in part])[scored],
-                    samples,
-                ),
+                "gate": _gate_agreement(shares[:, scored], weights),
+                "answer": _gate_agreement(answer_shares[:, scored], weights),
                 "copy": split_half(lambda part: copying[part].mean(0)[scored], len(copies)),
                 "induction": split_half(lambda part: induced[part].mean(0)[scored], len(induced)),
             },
             "between_methods_spearman": {
                 f"{a}-{b}": round(spearman(scores[a][scored], scores[b][scored]), 4)
-                for a, b in (("gate", "copy"), ("gate", "induction"), ("copy", "induction"))
+                for a, b in itertools.combinations(scores, 2)
             },
         },
         ablation=ablation,
@@ -185,11 +191,17 @@ def load_model(folder: Path, device: str = "cpu") -> tuple[Any, Any]:
     return model.eval().requires_grad_(False), tokenizer
 
 
+def _gate_agreement(shares: torch.Tensor, weights: Sequence[float]) -> float:
+    return split_half(
+        lambda part: gate_scores(shares[part], [weights[i] for i in part]), len(weights)
+    )
+
+
 def _to_ablate(questions: Sequence[Question]) -> list[Question]:
     """A needle of middle length that a closed head cannot see, and a chain: asked many times."""
     chains = [question for question in questions if not question.needle]
     needles = [question for question in questions if question.needle]
-    far = [question for question in needles if question.is_far] or needles
+    far = [question for question in questions if question.is_far] or needles
     return [far[(len(far) - 1) // 2], chains[0]]
 
 
