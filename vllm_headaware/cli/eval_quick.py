@@ -80,6 +80,8 @@ def show(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from vllm_headaware.eval.interval import LEVEL
+
     names = list(report["scores"])
     console = Console(highlight=False)
     table = Table(title=f"{report['model']}: {report['split']} split, equal bytes")
@@ -106,11 +108,14 @@ def show(report: dict[str, Any]) -> None:
             )
     console.print(table)
     if report["relative"] is not None:
-        low, high = report["relative_interval"] or (float("nan"),) * 2
         console.print(
             f"headaware keeps {report['relative']:.3f} of the full cache's score at"
-            f" 1/{report['bytes_ratio']:.2f} of its bytes; other prompts would put that between"
-            f" {low:.3f} and {high:.3f} (95 %)."
+            f" 1/{report['bytes_ratio']:.2f} of its bytes."
+        )
+    if report["relative_interval"] is not None:
+        low, high = report["relative_interval"]
+        console.print(
+            f"Other prompts would put that share between {low:.3f} and {high:.3f} ({LEVEL:.0%})."
         )
     console.print(
         f"{report['seconds']} s. The full cache is {report['full_dtype']}; the baselines hold no"

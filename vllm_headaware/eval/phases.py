@@ -154,16 +154,16 @@ def ablation_contenders(subject: Subject, num_tokens: int) -> dict[str, Contende
 
 
 def by_lot(profile: HeadProfile, seed: int) -> HeadProfile:
-    """The profile with the scores that decide dealt to other heads."""
+    """The profile with its scores dealt to other heads."""
     heads = [
         (y, h) for y in range(profile.model.num_layers) for h in range(profile.model.num_kv_heads)
     ]
     dealt = random.Random(seed).sample(heads, len(heads))
     scores = {}
-    for name in ("gate", "answer", "induction"):
-        values = iter(profile.scores[name][y][h] for y, h in dealt)
-        scores[name] = [[next(values) for _ in row] for row in profile.scores[name]]
-    return dataclasses.replace(profile, scores={**profile.scores, **scores})
+    for name, rows in profile.scores.items():
+        values = iter(rows[y][h] for y, h in dealt)
+        scores[name] = [[next(values) for _ in row] for row in rows]
+    return dataclasses.replace(profile, scores=scores)
 
 
 def ranked_by(profile: HeadProfile, score: str) -> HeadProfile:
