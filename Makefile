@@ -63,13 +63,13 @@ $(INSTALLED): pyproject.toml $(KERNELS)
 	touch $@
 
 $(MODEL)/config.json: | $(INSTALLED)
-	$(PY) tools/demo_model.py $(MODEL)
+	$(PY) -m tools.demo_model $(MODEL)
 
 $(PROFILED): | $(MODEL)/config.json
 	$(VENV)/bin/vllm-headaware profile $(MODEL)
 
 serve: $(INSTALLED) $(PROFILED)
-	@$(PY) tools/serve.py --model $(MODEL) --port $(PORT) --kv-policy $(POLICY)
+	@$(PY) -m tools.serve --model $(MODEL) --port $(PORT) --kv-policy $(POLICY)
 
 test: lint $(PROFILED) monitoring-tools router-tool
 	$(PY) -m pytest $(PYTEST_ARGS)
@@ -121,33 +121,33 @@ dashboards: $(INSTALLED)
 	$(PY) -m monitoring.generate
 
 monitor: $(INSTALLED) $(PROFILED) $(MONITORING)
-	@$(PY) tools/monitor.py --model $(MODEL) --port $(PORT) --kv-policy $(POLICY)
+	@$(PY) -m tools.monitor --model $(MODEL) --port $(PORT) --kv-policy $(POLICY)
 
 observe: $(INSTALLED) $(PROFILED) $(MONITORING)
-	@$(PY) tools/observe.py --model $(MODEL)
+	@$(PY) -m checks.observe --model $(MODEL)
 
 router: $(INSTALLED) $(PROFILED) $(ROUTER)
-	@$(PY) tools/router.py --model $(MODEL) --port $(PORT)
+	@$(PY) -m tools.router --model $(MODEL) --port $(PORT)
 
 loadtest: $(INSTALLED) $(PROFILED)
-	@$(PY) loadtests/run.py scenarios/$(SCENARIO).yaml --against stock --model $(MODEL)
+	@$(PY) -m loadtests.run scenarios/$(SCENARIO).yaml --against stock --model $(MODEL)
 
 smoke: $(INSTALLED) $(PROFILED)
-	@$(PY) tools/smoke.py --model $(MODEL)
+	@$(PY) -m checks.smoke --model $(MODEL)
 
 bench: $(INSTALLED) $(PROFILED)
-	$(PY) benchmarks/bench_attention.py
-	$(PY) benchmarks/bench_prefill.py
-	$(PY) benchmarks/bench_serving.py --model $(MODEL)
+	$(PY) -m benchmarks.bench_attention
+	$(PY) -m benchmarks.bench_prefill
+	$(PY) -m benchmarks.bench_serving --model $(MODEL)
 
 overload: $(INSTALLED) $(PROFILED)
-	@$(PY) tools/overload.py --model $(MODEL)
+	@$(PY) -m checks.overload --model $(MODEL)
 
 outside-check: $(INSTALLED) $(PROFILED) $(LM_EVAL)
-	@$(PY) tools/outside_check.py --model $(MODEL)
+	@$(PY) -m checks.outside_check --model $(MODEL)
 
 soak: $(INSTALLED) $(PROFILED)
-	@$(PY) tools/soak.py --model $(MODEL) --minutes $(MINUTES)
+	@$(PY) -m checks.soak --model $(MODEL) --minutes $(MINUTES)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check

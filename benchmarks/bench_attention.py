@@ -1,6 +1,6 @@
 """The attention op of one layer: native kernels in every KV format against vLLM's own op.
 
-    python benchmarks/bench_attention.py --json
+    python -m benchmarks.bench_attention --json
 
 Decoding, 9 query heads on 3 KV heads of 64, K/V write included on both sides. Caches are rotated so
 that none is left in the processor's cache by the call before. Beside each time stand two floors:
@@ -20,7 +20,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from stock_op import StockOp
+
+from benchmarks.stock_op import StockOp
 
 KV_HEADS, GROUP, HEAD_SIZE, BLOCK = 3, 3, 64, 128
 CASES = ((1, 512), (1, 1024), (8, 1024), (1, 8192), (8, 8192))

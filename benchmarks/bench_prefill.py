@@ -1,6 +1,6 @@
 """Prefill attention of a whole model: native kernels against vLLM's own op.
 
-    python benchmarks/bench_prefill.py --json
+    python -m benchmarks.bench_prefill --json
 
 One prompt is read in chunks by the attention ops alone, K/V write included on both sides. One layer
 of each head class is timed with all its KV heads in that class, and counted as often as the default
@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 from bench_attention import BLOCK, GROUP, HEAD_SIZE, KV_HEADS, SCALE
-from stock_op import StockOp
 from tqdm import tqdm
 
+from benchmarks.stock_op import StockOp
 from vllm_headaware.config import KVPolicyConfig
 
 LAYERS = 30

@@ -1,6 +1,6 @@
 """What budgets and their monitor cost the scheduler, as a share of the engine's step.
 
-    python benchmarks/bench_scheduler.py --model DIR
+    python -m benchmarks.bench_scheduler --model DIR
 
 64 requests decode at once, with metrics on. Every call into the policy on the scheduler's side is
 timed: admission, windows, blocks that leave a window, the census; and on the worker's side the
@@ -18,13 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from checks.probe import random_prompt
+from testbench.engine import SteppedEngine
+from testbench.progress import say
+
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent / "tools"))
-
-from engine import SteppedEngine  # noqa: E402
-from probe import random_prompt  # noqa: E402
-from progress import say  # noqa: E402
-
 DEMO = HERE.parent / ".cache" / "models" / "SmolLM2-135M-Instruct"
 REQUESTS = 64
 PROMPT_TOKENS = 200
@@ -70,17 +68,17 @@ def main() -> int:
         disable_log_stats=False,
         max_model_len=2048,
     )
-    from vllm_headaware.vllm_compat import budgets as hooks
-    from vllm_headaware.vllm_compat import stats
+    from vllm_headaware.vllm_compat.engine_core import admission, census
+    from vllm_headaware.vllm_compat.worker import v1
 
-    budgets: Any = hooks.budgets_of(engine._scheduler)
+    budgets: Any = admission.budgets_of(engine._scheduler)
     watch = Stopwatch()
     for name in ("step", "look_up", "start", "forget"):
         watch.time(budgets, name)
     for manager in budgets.managers:
         watch.time(manager, "remove_skipped_blocks")
-    watch.time(stats.SchedulerLedger, "census")
-    watch.time(hooks, "_windows_of_step")
+    watch.time(census.SchedulerLedger, "census")
+    watch.time(v1, "_windows_of_step")
 
     # Half of the requests have windows of their own, so that every path is taken.
     for number in range(REQUESTS):

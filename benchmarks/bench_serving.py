@@ -1,7 +1,7 @@
 """The policy against stock vLLM, engine against engine: decode, TTFT, KV bytes, concurrency.
 
-    python benchmarks/bench_serving.py --json            8k context, batch 8
-    python benchmarks/bench_serving.py --json --quick    4k context, batch 4
+    python -m benchmarks.bench_serving --json            8k context, batch 8
+    python -m benchmarks.bench_serving --json --quick    4k context, batch 4
 
 Each side is one process with one compiled engine in float32 and the same KV memory. The last line
 on stdout is one JSON object; ratios above 1 are in the policy's favour:
@@ -29,12 +29,12 @@ KV_GIB = "4"  # stock must hold 8 requests of 8k in float32
 
 
 def measure(model: str, policy: str | None, options: list[str], size: list[str]) -> dict[str, Any]:
-    """Run tools/probe.py on an engine of its own.
+    """Run checks/probe.py on an engine of its own.
 
     Raises:
         RuntimeError: it failed; its own output says why.
     """
-    command = [sys.executable, str(ROOT / "tools" / "probe.py"), "--model", model, "--json"]
+    command = [sys.executable, "-m", "checks.probe", "--model", model, "--json"]
     command += ["--task", "short,ttft,decode", *size]
     if policy:
         command += ["--kv-policy", policy, *(f"--policy-option={option}" for option in options)]

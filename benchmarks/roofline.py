@@ -1,6 +1,6 @@
 """Draw what bench_attention.py measured against what the machine can do.
 
-    python benchmarks/bench_attention.py --json | tail -1 | python benchmarks/roofline.py out.png
+    python -m benchmarks.bench_attention --json | tail -1 | python -m benchmarks.roofline out.png
 
 Each point is one KV format decoding 8 requests of 8k: to the right the multiply-adds per byte read,
 upward the multiply-adds per second. The slanted line is read bandwidth; the level lines are the

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench import PoolWatcher, check_completed, run_generator
-from conversations import CHUNK_TOKENS
-from load_scenario import Scenario
+
+from loadtests.bench import PoolWatcher, check_completed, run_generator
+from loadtests.conversations import CHUNK_TOKENS
+from loadtests.load_scenario import Scenario
 
 
 def aiperf_arguments(

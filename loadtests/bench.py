@@ -12,8 +12,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from load_scenario import Scenario
-from polling import Poller
+from loadtests.load_scenario import Scenario
+from testbench.polling import Poller
 
 SAMPLE_SECONDS = 0.5
 TIMEOUT_SECONDS = 900

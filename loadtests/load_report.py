@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from load_scenario import Scenario
+from loadtests.load_scenario import Scenario
 
 ROWS = (
     ("median TTFT, ms", "median_ttft_ms"),

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from conversations import CHUNK_TOKENS, Conversations
+
+from loadtests.conversations import CHUNK_TOKENS, Conversations
 
 CONVERSATIONS = "conversations"
 DATASETS = ("random", "prefix_repetition", CONVERSATIONS)

@@ -15,23 +15,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from loadtests.aiperf_client import run_aiperf
+from loadtests.bench import BenchError, run_bench
+from loadtests.load_report import markdown, page, summarise
+from loadtests.load_scenario import Scenario, ScenarioError
+from testbench.progress import say
+from testbench.server import SERVED_NAME, Server, ServerError, exit_on_sigterm
+
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent / "tools"))
-
-from aiperf_client import run_aiperf  # noqa: E402
-from bench import BenchError, run_bench  # noqa: E402
-from load_report import markdown, page, summarise  # noqa: E402
-from load_scenario import Scenario, ScenarioError  # noqa: E402
-from progress import say  # noqa: E402
-from server import SERVED_NAME, Server, ServerError, exit_on_sigterm  # noqa: E402
-
 AIPERF = HERE.parent / ".cache" / "aiperf" / "bin" / "aiperf"
 DEMO = HERE.parent / ".cache" / "models" / "SmolLM2-135M-Instruct"
 
 EPILOG = """\
 examples:
-  loadtests/run.py scenarios/long_document.yaml --against stock
-  loadtests/run.py scenarios/chat.yaml --model ./model --serve-args=--enforce-eager
+  python -m loadtests.run scenarios/long_document.yaml --against stock
+  python -m loadtests.run scenarios/chat.yaml --model ./model --serve-args=--enforce-eager
 """
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 
 from vllm_headaware.cache.census import empty_census
-from vllm_headaware.metrics import HeadAwareMetrics
-from vllm_headaware.plan import Plan
+from vllm_headaware.observability.metrics import HeadAwareMetrics
+from vllm_headaware.plan.plan_json import plan_from_dict
 
 REPEATS = 30
 
@@ -26,7 +26,7 @@ def own_cost(plan: dict[str, Any]) -> tuple[float, float, int]:
         Median processor seconds to render them, the same to update them from a census, and how
         many series they are.
     """
-    made = Plan.from_dict(plan)
+    made = plan_from_dict(plan)
     registry = CollectorRegistry()
     metrics = HeadAwareMetrics(made, plan["model_name"], plan["profile"], [0], registry=registry)
     census = empty_census(made)

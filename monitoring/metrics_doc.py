@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from vllm_headaware.families import COMMON, FAMILIES, MAX_HEAD_SERIES, Family
+from vllm_headaware.observability.metric_families import COMMON, FAMILIES, MAX_HEAD_SERIES, Family
 
 HEAD = f"""\
 # Metrics
 
-Generated from `vllm_headaware/families.py` by `make dashboards`; do not edit.
+Generated from `vllm_headaware/observability/metric_families.py` by `make dashboards`; do not edit.
 
 On vLLM's own `/metrics`, beside its `vllm:` families. Every family has the labels
 {" and ".join(f"`{label}`" for label in COMMON)}; the table names the others.

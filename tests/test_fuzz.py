@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from tests.plan.test_plan import DEMO, plan_for
 from tests.profile.profiles import HASH, make_profile
-from tests.test_plan import DEMO, plan_for
 from vllm_headaware.config import FIELDS, KVPolicyConfig, make_config
+from vllm_headaware.config.request import RequestLimits, read_options
 from vllm_headaware.errors import HeadAwareError
+from vllm_headaware.plan.ladder import Ladders
 from vllm_headaware.profile.format import SCORES, HeadProfile
-from vllm_headaware.request_options import Ladders, RequestLimits, read_options
 
 GARBAGE: list[Any] = [
     *(None, True, False, -1, -(2**70), 2**70, 1.5, float("nan"), float("inf"), -0.0),

@@ -16,7 +16,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from progress import say
+from testbench.progress import say
 
 DEFAULT_FOLDER = Path(".cache/models/SmolLM2-135M-Instruct")
 GEMMA_FOLDER = Path(".cache/models/gemma-3-270m")

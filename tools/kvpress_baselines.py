@@ -1,7 +1,7 @@
 """Methods of NVIDIA kvpress on the prompts of `vllm-headaware eval quick`, at its bytes.
 
     .venv/bin/vllm-headaware eval quick MODEL --json > quick.json
-    .cache/kvpress/bin/python tools/kvpress_baselines.py quick.json --model MODEL
+    .cache/kvpress/bin/python -m tools.kvpress_baselines quick.json --model MODEL
 
 Runs in an environment of its own (`make kvpress-tool`), because kvpress wants other versions of
 what vLLM uses. Every method may keep as many tokens per KV head, mean over the heads, as the
@@ -27,11 +27,9 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from vllm_headaware.eval.measure import NEW_TOKENS
-from vllm_headaware.eval.tasks import make_samples, score
-from vllm_headaware.eval.text import half_of_text
+from vllm_headaware.tasks.samples import make_samples, score
+from vllm_headaware.tasks.text import half_of_text
 
 DUO_TEXTS, DUO_CHARACTERS = 50, 2000
 """What DuoAttention's heads are scored on."""

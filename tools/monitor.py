@@ -6,13 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from progress import say
-from server import Server, ServerError, exit_on_sigterm
+from monitoring.prometheus import Prometheus, PrometheusError
+from testbench.progress import say
+from testbench.server import Server, ServerError, exit_on_sigterm
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from monitoring.prometheus import Prometheus, PrometheusError  # noqa: E402
 
 
 def banner(server: Server, prometheus: Prometheus) -> str:

@@ -17,9 +17,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from metrics_text import metric_values
-from progress import say
-from server import SERVED_NAME, Server, ServerError, exit_on_sigterm, free_port
+from testbench.metrics_text import metric_values
+from testbench.progress import say
+from testbench.server import SERVED_NAME, Server, ServerError, exit_on_sigterm, free_port
 
 ROUTER = Path(".cache/router/bin/vllm-router")
 SERVE_ARGS = ("--kv-policy", "headaware", "--max-model-len", "2048", "--enforce-eager")

@@ -9,8 +9,8 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from progress import say
-from server import SERVED_NAME, Server, ServerError, exit_on_sigterm
+from testbench.progress import say
+from testbench.server import SERVED_NAME, Server, ServerError, exit_on_sigterm
 
 QUESTION = "What is the capital of France?"
 

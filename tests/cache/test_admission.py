@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_plan import DEMO, plan_for
-from vllm_headaware.budget import make_ladder
+from tests.plan.test_plan import DEMO, plan_for
 from vllm_headaware.cache.admission import (
     HIGH_WATER,
     LOW_WATER,
@@ -18,6 +17,7 @@ from vllm_headaware.cache.admission import (
     Tenant,
 )
 from vllm_headaware.plan import Plan
+from vllm_headaware.plan.ladder import make_ladder
 
 PLAN = plan_for(DEMO, sink=50, window=200, induction_window=700)
 WIDE_PROMPTS = plan_for(DEMO, sink=50, window=200, induction_window=700, prefill_window=900)

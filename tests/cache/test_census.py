@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from tests.test_plan import DEMO, plan_for
+from tests.plan.test_plan import DEMO, plan_for
 from vllm_headaware.cache.census import Census, Events, holding_of, take_census
 
 PLAN = plan_for(DEMO)

@@ -10,11 +10,11 @@ import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
 
-from tests.test_live import PLAN, live
-from tests.test_metrics import CENSUS
+from tests.observability.test_live import PLAN, live
+from tests.observability.test_metrics import CENSUS
 from vllm_headaware.cli.main import main
 from vllm_headaware.cli.top import size_text, view
-from vllm_headaware.http import add_routes
+from vllm_headaware.observability.http import add_routes
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import yaml
 from monitoring.generate import ROOT
 from monitoring.scalers import scaler_queries
 from tests.monitoring.test_rules import promtool
-from vllm_headaware.families import FAMILIES
+from vllm_headaware.observability.metric_families import FAMILIES
 
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"

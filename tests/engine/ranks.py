@@ -26,6 +26,7 @@ def main() -> None:
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
 
+    from vllm_headaware.plan.plan_json import plan_to_dict
     from vllm_headaware.vllm_compat.carrier import get_plan
 
     llm = LLM(model, dtype="float32", max_model_len=1024, enforce_eager=True, **engine)
@@ -38,7 +39,7 @@ def main() -> None:
     report(
         {
             "tokens": [list(output.outputs[0].token_ids) for output in outputs],
-            "plan": plan.to_dict() if plan else None,
+            "plan": plan_to_dict(plan) if plan else None,
         }
     )
 

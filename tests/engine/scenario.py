@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.engine.child import ROOT, report, run_child
+from tests.engine.child import report, run_child
 
 
 def run_scenario(model: Path, environment: dict[str, str] | None = None, **options: Any) -> Any:
@@ -25,7 +25,7 @@ class StepWatcher:
 
     def __init__(self, scheduler: Any, plan: Any) -> None:
         from vllm_headaware.cache.census import take_census
-        from vllm_headaware.vllm_compat.budgets import budgets_of
+        from vllm_headaware.vllm_compat.engine_core.admission import budgets_of
 
         self.scheduler, self.plan = scheduler, plan
         self.budgets: Any = budgets_of(scheduler)
@@ -89,7 +89,7 @@ class StepWatcher:
 def main() -> None:
     """Serve the rounds and print the report."""
     options = json.loads(sys.argv[1])
-    from engine import SteppedEngine
+    from testbench.engine import SteppedEngine
 
     engine_args = {"max_model_len": 1024, "enforce_eager": True, **options.get("engine", {})}
     engine = SteppedEngine(
@@ -100,6 +100,7 @@ def main() -> None:
     )
     llm = engine.llm
     scheduler = engine._scheduler
+    from vllm_headaware.plan.plan_json import plan_to_dict
     from vllm_headaware.vllm_compat.carrier import get_plan
 
     plan = get_plan(llm.llm_engine.vllm_config)
@@ -144,7 +145,7 @@ def main() -> None:
         "block_sizes": [group.kv_cache_spec.block_size for group in config.kv_cache_groups],
         "held_at_end": engine.held_blocks,
         "modules": [f"{n}:{type(m).__name__}" for n, m in runner.model.named_modules()],
-        "plan": plan.to_dict() if plan else None,
+        "plan": plan_to_dict(plan) if plan else None,
         "planned_block_bytes": plan.block_bytes if plan else None,
         "steps_checked": watcher.steps_checked if watcher else 0,
         "max_running": watcher.max_running if watcher else 0,
@@ -160,5 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT / "tools"))
     main()

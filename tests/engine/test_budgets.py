@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hf_reference import HFReference, rules_of
 
+from testbench.hf_reference import HFReference, rules_of
 from tests.engine.conftest import POLICY, make_prompts
 from tests.engine.profiles import write_profile
 from tests.engine.scenario import run_scenario
 from tests.engine.test_families import make_family_model
 from vllm_headaware.kernels.cpu.support import why_not_native
-from vllm_headaware.plan import Plan
+from vllm_headaware.plan.plan_json import plan_from_dict
 
 pytestmark = pytest.mark.engine
 
@@ -30,7 +30,7 @@ ASKED: list[dict[str, Any] | None] = [
 
 def expect_reference(model: Path, report: Any, prompts: list[list[int]], round_: int = 0) -> None:
     """Every request's tokens are the reference's under the windows that request had."""
-    plan = Plan.from_dict(report["plan"])
+    plan = plan_from_dict(report["plan"])
     reference = HFReference(model, rules_of(plan))
     for index, prompt in enumerate(prompts):
         name = f"{round_}/{index}"
@@ -63,7 +63,7 @@ def test_a_request_gets_the_budget_it_asks_for(
     assert report["faults"] == []
     assert report["held_at_end"] == 0
     windows = [tuple(report["windows"][f"0/{index}"]) for index in range(len(ASKED))]
-    plan = Plan.from_dict(report["plan"])
+    plan = plan_from_dict(report["plan"])
     assert windows[1] == (None, None, None)
     assert windows[2] == plan.windows
     assert windows[0] == windows[6] != plan.windows
@@ -77,7 +77,7 @@ def test_pressure_tightens_and_nobody_is_preempted(
 ) -> None:
     prompts = [*long_prompts, *make_prompts(212, (640, 97, 910, 500, 33, 777, 850, 420))]
     prompts = [[min(token, 210) for token in prompt] for prompt in prompts]
-    plan = Plan.from_dict(run_scenario(model, rounds=[prompts[3:4]], engine=WIDE)["plan"])
+    plan = plan_from_dict(run_scenario(model, rounds=[prompts[3:4]], engine=WIDE)["plan"])
     need = [sum(plan.blocks(len(prompt) + 12).values()) for prompt in prompts]
     report = run_scenario(
         model,
@@ -129,7 +129,7 @@ def test_a_prompt_is_read_with_wider_windows(
         preempt_at=[45],
         max_tokens=30,
     )
-    plan = Plan.from_dict(asked["plan"])
+    plan = plan_from_dict(asked["plan"])
     assert {c.policy.prefill_window for c in plan.classes} == {300}
     assert asked["preemptions"] == 1
     assert (asked["faults"], asked["held_at_end"]) == ([], 0)
@@ -175,7 +175,7 @@ def test_a_server_budget_caps_retrieval_heads(model: Path, long_prompts: list[li
     report = run_scenario(
         model, rounds=[long_prompts, long_prompts[:2]], engine={**engine, "kv_budget": 200}
     )
-    plan = Plan.from_dict(report["plan"])
+    plan = plan_from_dict(report["plan"])
     assert plan.classes[0].policy.window is not None
     assert 120 < plan.mean_tokens() <= 200 == plan.budget
     assert report["faults"] == []

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from hf_reference import HFReference, rules_of
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from testbench.hf_reference import HFReference, rules_of
 from tests.engine.conftest import POLICY, make_prompts
 from tests.engine.profiles import write_profile
 from tests.engine.scenario import run_scenario
-from vllm_headaware.plan import Plan
-from vllm_headaware.vllm_compat.conflicts import ARCHITECTURES
+from vllm_headaware.plan.plan_json import plan_from_dict
+from vllm_headaware.vllm_compat.front_end.conflicts import ARCHITECTURES
 
 pytestmark = pytest.mark.engine
 
@@ -70,6 +70,6 @@ def test_output_is_the_reference(tmp_path: Path, tiny_model: Path, architecture:
     engine = {**POLICY, "max_num_batched_tokens": 128, "max_num_seqs": 3}
     report = run_scenario(model, rounds=[prompts], engine=engine)
     assert report["faults"] == []
-    reference = HFReference(model, rules_of(Plan.from_dict(report["plan"])))
+    reference = HFReference(model, rules_of(plan_from_dict(report["plan"])))
     for index, prompt in enumerate(prompts):
         assert report["tokens"][f"0/{index}"] == reference.greedy(prompt, 12)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import SERVED_NAME, Server
 
+from testbench.server import SERVED_NAME, Server
 from tests.engine.conftest import POLICY, make_prompts
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from hf_reference import KERNEL_NOISE, HFReference, rules_of
 
+from testbench.hf_reference import KERNEL_NOISE, HFReference, rules_of
 from tests.engine.conftest import POLICY
 from tests.engine.scenario import run_scenario
-from vllm_headaware.plan import Plan
+from vllm_headaware.plan.plan_json import plan_from_dict
 
 pytestmark = pytest.mark.engine
 
@@ -39,7 +39,7 @@ def test_2_all_heads_unlimited_is_stock(model: Path, prompts: list[list[int]], s
 def test_3_output_is_the_reference_of_the_rule(
     model: Path, prompts: list[list[int]], together: Any, stock: Any
 ) -> None:
-    plan = Plan.from_dict(together["plan"])
+    plan = plan_from_dict(together["plan"])
     counts = {tuple(len(own) for own in plan.heads(layer)) for layer in range(4)}
     assert len(counts) > 1, "the profile should give layers different head counts"
     reference = HFReference(model, rules_of(plan))
@@ -63,7 +63,7 @@ def test_3_quantised_output_is_the_reference_of_the_formats(
     report = run_scenario(model, rounds=[prompts, prompts[-2:]], engine=engine)
     assert report["faults"] == []
     assert report["held_at_end"] == 0
-    plan = Plan.from_dict(report["plan"])
+    plan = plan_from_dict(report["plan"])
     assert tuple(c.policy.dtype for c in plan.classes) == dtypes
     assert report["block_bytes"] == plan.block_bytes < together["block_bytes"]
     # A number half way between two steps may be rounded either way, so tokens need not be equal:
@@ -117,7 +117,7 @@ def test_7_after_a_prefix_hit(model: Path, prompts: list[list[int]], together: A
     report = run_scenario(model, rounds=[prompts, prompts], engine=POLICY)
     for index in range(len(prompts)):
         assert report["tokens"][f"1/{index}"] == together["tokens"][f"0/{index}"]
-    plan = Plan.from_dict(report["plan"])
+    plan = plan_from_dict(report["plan"])
     longest = len(prompts) - 1
     expected = (len(prompts[longest]) - 1) // plan.alignment * plan.alignment
     assert report["cached"][f"1/{longest}"] == expected > 0
@@ -134,7 +134,7 @@ def test_7_after_preemption(model: Path, prompts: list[list[int]], together: Any
 def test_7_in_a_pool_too_small_for_all(
     model: Path, prompts: list[list[int]], together: Any
 ) -> None:
-    plan = Plan.from_dict(together["plan"])
+    plan = plan_from_dict(together["plan"])
     one = sum(plan.blocks(512).values())
     engine = {
         **POLICY,
@@ -167,7 +167,7 @@ def test_streamingllm_is_the_rule_for_every_head(model: Path, prompts: list[list
         "max_num_batched_tokens": 100,
     }
     report = run_scenario(model, rounds=[prompts], engine=engine)
-    plan = Plan.from_dict(report["plan"])
+    plan = plan_from_dict(report["plan"])
     assert [c.name for c in plan.classes] == ["local"]
     assert plan.request_bytes(450) < plan.dense_bytes(450)
     reference = HFReference(model, rules_of(plan))

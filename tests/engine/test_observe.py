@@ -26,10 +26,10 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def observed(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The last line of tools/observe.py."""
+    """The last line of checks/observe.py."""
     folder = str(tmp_path_factory.mktemp("observe"))
     done = subprocess.run(
-        [sys.executable, "tools/observe.py", "--model", str(demo_model), "--folder", folder],
+        [sys.executable, "-m", "checks.observe", "--model", str(demo_model), "--folder", folder],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

@@ -13,7 +13,7 @@ from tests.engine.profiles import make_profile, write_profile
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.profile.locate import FILE_NAME
-from vllm_headaware.vllm_compat.conflicts import CONFLICTS, as_markdown, refuse_conflicts
+from vllm_headaware.vllm_compat.front_end.conflicts import CONFLICTS, as_markdown, refuse_conflicts
 
 POLICY, H2O = KVPolicyConfig("headaware"), KVPolicyConfig("h2o", budget=512)
 HEADAWARE = ("--kv-policy", "headaware")

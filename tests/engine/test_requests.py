@@ -16,14 +16,14 @@ from typing import Any
 
 import psutil
 import pytest
-from hf_reference import HFReference, rules_of
-from server import SERVED_NAME, Server
 
+from testbench.hf_reference import HFReference, rules_of
+from testbench.server import SERVED_NAME, Server
 from tests.engine.conftest import POLICY
 from vllm_headaware.config import make_config
-from vllm_headaware.geometry import read_geometry
 from vllm_headaware.plan import Plan
-from vllm_headaware.planning import plan_model
+from vllm_headaware.plan.geometry import read_geometry
+from vllm_headaware.profile.planning import plan_model
 
 pytestmark = pytest.mark.engine
 

@@ -20,7 +20,7 @@ pytestmark = [
 def test_requests_are_shared_out(model: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [
-            *(sys.executable, "tools/router.py", "--model", str(model), "--port", "0"),
+            *(sys.executable, "-m", "tools.router", "--model", str(model), "--port", "0"),
             *("--router", str(ROUTER), "--folder", str(tmp_path), "--check"),
         ],
         cwd=ROOT,

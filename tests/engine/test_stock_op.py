@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from hf_reference import HFReference, rules_of
 
+from testbench.hf_reference import HFReference, rules_of
 from tests.engine.conftest import POLICY, make_prompts
 from tests.engine.profiles import write_profile
 from tests.engine.scenario import run_scenario
 from tests.engine.test_families import make_family_model
 from vllm_headaware.kernels.cpu.support import why_not_native
-from vllm_headaware.plan import Plan
+from vllm_headaware.plan.plan_json import plan_from_dict
 
 pytestmark = pytest.mark.engine
 
@@ -31,7 +31,7 @@ def test_output_is_the_reference(odd_model: Path) -> None:
     engine = {**POLICY, "max_num_batched_tokens": 128, "max_num_seqs": 3}
     report = run_scenario(odd_model, rounds=[prompts], engine=engine)
     assert report["faults"] == []
-    reference = HFReference(odd_model, rules_of(Plan.from_dict(report["plan"])))
+    reference = HFReference(odd_model, rules_of(plan_from_dict(report["plan"])))
     for index, prompt in enumerate(prompts):
         assert report["tokens"][f"0/{index}"] == reference.greedy(prompt, 12)
 

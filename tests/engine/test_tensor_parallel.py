@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hf_reference import HFReference, rules_of
 
+from testbench.hf_reference import HFReference, rules_of
 from tests.engine.conftest import POLICY
 from tests.engine.profiles import make_profile
 from tests.engine.ranks import generate_on_ranks
-from vllm_headaware.plan import Plan
+from vllm_headaware.plan.plan_json import plan_from_dict
 
 pytestmark = pytest.mark.engine
 
@@ -23,7 +23,7 @@ def test_two_ranks_follow_the_rule(model: Path, prompts: list[list[int]], tmp_pa
     some = prompts[::4]
     engine = {**POLICY, "kv_head_profile": str(path), "tensor_parallel_size": 2}
     report: Any = generate_on_ranks(model, some, engine)
-    plan = Plan.from_dict(report["plan"])
+    plan = plan_from_dict(report["plan"])
     assert plan.tensor_parallel_size == 2
     dealt = [[[len(own) for own in plan.heads(y, rank)] for rank in range(2)] for y in range(4)]
     uneven = [

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from hf_reference import HFReference, rules_of
 
+from testbench.hf_reference import HFReference, rules_of
 from tests.engine.conftest import POLICY
 from tests.engine.scenario import run_scenario
 from tests.engine.together import BEAM_TOKENS, BEAM_WIDTH, make_adapter, run_together
-from vllm_headaware.plan import Plan
-from vllm_headaware.vllm_compat.conflicts import SUPPORTED
+from vllm_headaware.plan.plan_json import plan_from_dict
+from vllm_headaware.vllm_compat.front_end.conflicts import SUPPORTED
 
 pytestmark = pytest.mark.engine
 
@@ -35,7 +35,7 @@ def everything(model: Path, adapter: Any, some: list[list[int]]) -> Any:
 
 @pytest.fixture(scope="module")
 def reference(model: Path, everything: Any) -> HFReference:
-    return HFReference(model, rules_of(Plan.from_dict(everything["plan"])))
+    return HFReference(model, rules_of(plan_from_dict(everything["plan"])))
 
 
 def test_every_supported_row_names_its_test() -> None:
@@ -56,7 +56,7 @@ def test_siblings(everything: Any) -> None:
 
 
 def test_lora(model: Path, adapter: Any, everything: Any, some: list[list[int]]) -> None:
-    adapted = HFReference(model, rules_of(Plan.from_dict(everything["plan"])))
+    adapted = HFReference(model, rules_of(plan_from_dict(everything["plan"])))
     weights = dict(adapted.model.named_parameters())
     with torch.no_grad():
         for name, added in adapter[1].items():

@@ -68,6 +68,7 @@ def main() -> None:
     from vllm.lora.request import LoRARequest
     from vllm.sampling_params import BeamSearchParams, StructuredOutputsParams
 
+    from vllm_headaware.plan.plan_json import plan_to_dict
     from vllm_headaware.vllm_compat.carrier import get_plan
 
     llm = LLM(
@@ -104,7 +105,7 @@ def main() -> None:
             "lora": generate(LoRARequest("adapter", 1, adapter)),
             "guided": generate(structured_outputs=guided, ignore_eos=False),
             "beams": [[b.tokens for b in output.sequences] for output in beams],
-            "plan": plan.to_dict() if plan else None,
+            "plan": plan_to_dict(plan) if plan else None,
             "choices": choices,
         }
     )

@@ -11,7 +11,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from vllm_headaware.cli.main import main
-from vllm_headaware.eval import text
 from vllm_headaware.eval.gpe import (
     StreamCache,
     interleave,
@@ -20,6 +19,7 @@ from vllm_headaware.eval.gpe import (
     write,
 )
 from vllm_headaware.eval.lag import average_lagging, length_adaptive_average_lagging, wait_k
+from vllm_headaware.tasks import text
 
 
 @pytest.fixture(scope="module")

@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from hf_reference import HFReference, rules_of
 from transformers import AutoModelForCausalLM
 
+from testbench.hf_reference import HFReference, rules_of
 from tests.engine.profiles import make_profile
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.eval import runner
 from vllm_headaware.eval.baselines import streamingllm_at, tokens_per_head
 from vllm_headaware.eval.cache import StoredCache
 from vllm_headaware.eval.methods import ByRule, HeavyHitters, Method
-from vllm_headaware.geometry import read_geometry
 from vllm_headaware.kernels.reference import UNLIMITED, HeadRule, stored
-from vllm_headaware.plan import BLOCK_QUANTUM, Plan, make_plan
+from vllm_headaware.plan import Plan, make_plan
+from vllm_headaware.plan.block_sizes import BLOCK_QUANTUM
+from vllm_headaware.plan.geometry import read_geometry
 
 OPTIONS = KVPolicyConfig(
     "headaware",
@@ -33,7 +34,8 @@ OPTIONS = KVPolicyConfig(
 
 @pytest.fixture(scope="module")
 def plan(tiny_model: Path) -> Plan:
-    return make_plan(OPTIONS, read_geometry(tiny_model, "float32"), make_profile(tiny_model))
+    scores = make_profile(tiny_model).scores
+    return make_plan(OPTIONS, read_geometry(tiny_model, "float32"), scores)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +119,7 @@ def test_quantised_classes_show(model: Any, tiny_model: Path) -> None:
 
     def logprobs(dtype: str) -> torch.Tensor:
         options = KVPolicyConfig("headaware", retrieval_share=1.0, retrieval_dtype=dtype)
-        plan = make_plan(options, geometry, make_profile(tiny_model))
+        plan = make_plan(options, geometry, make_profile(tiny_model).scores)
         return continuation_logprobs(model, ByRule(plan), ids, more)
 
     exact = logprobs("float32")

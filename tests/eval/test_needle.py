@@ -9,8 +9,8 @@ import pytest
 
 from tests.eval.tokenizer import WordTokenizer
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.eval.needle import NeedleSample, needle_samples, score_answer
-from vllm_headaware.eval.words import POOLS
+from vllm_headaware.tasks.needle import NeedleSample, needle_samples, score_answer
+from vllm_headaware.tasks.words import POOLS
 
 SPLITS = ("calibration", "evaluation")
 

@@ -14,12 +14,13 @@ from tests.engine.profiles import make_profile, write_profile
 from vllm_headaware.cli.main import main
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.eval import measure, phases, phases_run, text
+from vllm_headaware.eval import measure, phases, phases_run
 from vllm_headaware.eval.baselines import headaware_within
 from vllm_headaware.eval.phases import Subject, ablation_contenders, budgets_work, by_lot
 from vllm_headaware.eval.phases_report import table
 from vllm_headaware.eval.target import read_target
 from vllm_headaware.plan import make_plan
+from vllm_headaware.tasks import text
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_headaware_within_takes_all_heads_that_fit(subject: Subject, tokens: int
     fewest = make_plan(
         KVPolicyConfig("headaware", retrieval_share=1 / 16, induction_share=0, sink=20, window=40),
         geometry,
-        profile,
+        profile.scores,
     ).request_bytes(tokens)
     dense = geometry.head_token_bytes * geometry.num_heads_total * tokens
     held = (fewest + dense) // 2
@@ -95,7 +96,7 @@ def test_headaware_within_takes_all_heads_that_fit(subject: Subject, tokens: int
             "headaware", retrieval_share=(heads + 1) / 16, induction_share=0, sink=20, window=40
         ),
         geometry,
-        profile,
+        profile.scores,
     )
     assert more.request_bytes(tokens) > held
     with pytest.raises(HeadAwareError, match="cannot hold"):

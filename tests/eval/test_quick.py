@@ -13,9 +13,10 @@ from tests.engine.profiles import write_profile
 from tests.eval.tokenizer import WordTokenizer
 from vllm_headaware.cli.main import main
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.eval import measure, text
+from vllm_headaware.eval import measure
 from vllm_headaware.eval.quick import METHODS, prompts_of, summary
-from vllm_headaware.eval.text import held_out_text, text_windows
+from vllm_headaware.tasks import text
+from vllm_headaware.tasks.text import held_out_text, text_windows
 
 
 @pytest.fixture(scope="module")

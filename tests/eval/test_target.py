@@ -15,8 +15,8 @@ from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.eval import runner
 from vllm_headaware.eval.lineup import line_up
 from vllm_headaware.eval.target import Target, read_target
-from vllm_headaware.planning import plan_model
 from vllm_headaware.profile.model_hash import model_hash
+from vllm_headaware.profile.planning import plan_model
 
 OPTIONS = KVPolicyConfig("headaware", retrieval_share=0.5, induction_share=0, sink=4, window=32)
 

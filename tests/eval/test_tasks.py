@@ -10,8 +10,8 @@ import pytest
 
 from tests.eval.tokenizer import WordTokenizer
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.eval.tasks import TASKS, Sample, make_samples, score
-from vllm_headaware.eval.words import POOLS
+from vllm_headaware.tasks.samples import TASKS, Sample, make_samples, score
+from vllm_headaware.tasks.words import POOLS
 
 SPLITS = ("calibration", "evaluation")
 

@@ -1,7 +1,7 @@
 """The cost of the policy's own metrics is measured on the server's own plan."""
 
 from monitoring.cost import own_cost
-from tests.test_live import live
+from tests.observability.test_live import live
 
 
 def test_series_and_seconds_are_those_of_the_plan() -> None:

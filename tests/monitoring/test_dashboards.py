@@ -11,7 +11,7 @@ from monitoring.grafana import dashboard_json
 from monitoring.lint import faults
 from monitoring.panels import DASHBOARDS, OVERVIEW
 from monitoring.queries import QUERIES
-from vllm_headaware.families import FAMILIES
+from vllm_headaware.observability.metric_families import FAMILIES
 
 
 def test_generated_files_are_up_to_date() -> None:

@@ -10,8 +10,8 @@ import pytest
 from vllm_headaware.cli.main import main
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.geometry import read_geometry
 from vllm_headaware.plan import make_plan
+from vllm_headaware.plan.geometry import read_geometry
 from vllm_headaware.profile.duo import import_duo, read_pattern
 from vllm_headaware.profile.format import HeadProfile
 
@@ -34,7 +34,7 @@ def test_gates_rank_the_heads_of_the_plan(tiny_model: Path, tmp_path: Path, sepa
     profile.save(tmp_path / "profile.json")
     assert HeadProfile.load(tmp_path / "profile.json") == profile
     options = KVPolicyConfig("headaware", retrieval_share=2 / 16, induction_share=3 / 16)
-    plan = make_plan(options, read_geometry(tiny_model), profile)
+    plan = make_plan(options, read_geometry(tiny_model), profile.scores)
     by_class = {
         c.name: {(y, h) for y in range(4) for h in plan.heads(y)[index]}
         for index, c in enumerate(plan.classes)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from vllm_headaware.eval.words import POOLS
 from vllm_headaware.profile.questions import make_questions
+from vllm_headaware.tasks.words import POOLS
 
 
 @pytest.mark.parametrize("samples", [2, 3, 11, 24])

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import hf_reference as hf
 import pytest
 import torch
-from hf_reference import HFReference
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from testbench import hf_reference as hf
+from testbench.hf_reference import HFReference
 from tests.reference.tiny import TINY, TINY_1_HEAD, TINY_3_KV_HEADS, TinyShape, make_tiny_model
 from vllm_headaware.kernels.reference import UNLIMITED, HeadRule
 

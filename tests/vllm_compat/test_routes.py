@@ -8,9 +8,9 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from tests.test_live import live
-from tests.test_metrics import CENSUS
-from vllm_headaware.vllm_compat import routes
+from tests.observability.test_live import live
+from tests.observability.test_metrics import CENSUS
+from vllm_headaware.vllm_compat.front_end import routes
 
 HEADS = "/headaware/heads.json"
 

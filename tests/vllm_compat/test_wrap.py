@@ -67,7 +67,7 @@ def test_on_import_acts_once_after_the_module(
 
 
 def test_vllm_has_a_version_that_names_its_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vllm_headaware.vllm_compat import metadata
+    from vllm_headaware.vllm_compat.front_end import metadata
 
     stock = importlib.metadata.version
 

@@ -2,7 +2,7 @@
 their prompts are.
 
 vLLM tells a builder where its requests' tokens and blocks are, but not which requests they are. So
-the model runner's step leaves this here while builders run (vllm_compat/budgets.py).
+the model runner's step leaves this here while builders run (vllm_compat/worker/v1.py).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from vllm.utils.torch_utils import (
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.kv_cache_interface import KVCacheSpec
 
-from vllm_headaware.attention.backend import Kernels, choose_kernels
+from vllm_headaware.attention.kernels import Kernels
 from vllm_headaware.cache.specs import make_spec
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.plan import HeadClass, Plan
@@ -181,13 +181,14 @@ direct_register_custom_op(
 )
 
 
-def split_model(model: nn.Module, config: VllmConfig, plan: Plan, rank: int) -> None:
+def split_model(
+    model: nn.Module, config: VllmConfig, plan: Plan, rank: int, kernels: Kernels
+) -> None:
     """Replace every decoder attention layer of a freshly built model, before weights are loaded.
 
     Raises:
         HeadAwareError: a layer that cannot be split, or layers the plan does not cover.
     """
-    kernels = choose_kernels(plan.geometry)
     found = 0
     for name, module in list(model.named_modules()):
         if not isinstance(module, Attention) or isinstance(module, HeadClassAttention):

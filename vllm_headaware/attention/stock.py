@@ -6,7 +6,7 @@ The metadata builder cuts rows for the classes that have a window, so the op nee
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from vllm.model_executor.layers.attention.attention import (
@@ -23,10 +23,8 @@ from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from vllm_headaware.attention.requests import prompt_lens, windows_of
 from vllm_headaware.attention.rows import UNLIMITED, Rows, WindowRule, cut_rows
+from vllm_headaware.attention.split import HeadSplitAttention
 from vllm_headaware.cache.specs import HeadClassSpec, SinkWindowSpec
-
-if TYPE_CHECKING:
-    from vllm_headaware.attention.split import HeadSplitAttention
 
 
 class StockMetadataBuilder(CPUAttentionMetadataBuilder):

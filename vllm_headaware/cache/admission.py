@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_headaware.budget import Windows
 from vllm_headaware.plan import HeadClass
+from vllm_headaware.plan.windows import Windows
 
 LOW_WATER = 0.1
 """Share of the pool: with less than this promised to nobody, budgets tighten."""
@@ -173,7 +173,7 @@ class Pool:
 
 def _bounded(head_class: HeadClass, index: int, tenant: Tenant) -> bool:
     """Whether blocks of the class go back while the request runs: by its window, or by score."""
-    return tenant.windows[index] is not None or head_class.policy.heavy is not None
+    return tenant.windows[index] is not None or head_class.policy.heavy_hitters is not None
 
 
 def _own(head_class: HeadClass, tenant: Tenant, index: int) -> int:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from vllm_headaware.plan import Plan
+from vllm_headaware.plan import Plan
 
 MAX_REQUESTS = 64
 """Requests a census lists by name; the largest come first."""
@@ -122,7 +121,7 @@ def take_census(
     """Count the blocks of a vLLM scheduler whose KV-cache groups are the plan's classes.
 
     Args:
-        budgets: the scheduler's (vllm_compat/budgets.py); None: every request has the plan's.
+        budgets: the scheduler's (engine_core/admission.py); None: every request has the plan's.
     """
     pool = scheduler.kv_cache_manager.block_pool
     running = {request.request_id: request for request in scheduler.running}

@@ -14,8 +14,8 @@ from vllm.v1.core.single_type_kv_cache_manager import (
 from vllm.v1.kv_cache_interface import KVCacheSpec
 from vllm.v1.request import Request
 
-from vllm_headaware.budget import Windows, reading_window
 from vllm_headaware.cache.specs import HeadClassSpec, SinkWindowSpec
+from vllm_headaware.plan.windows import Windows, reading_window
 
 NEVER_CACHED = 2**40
 """More blocks than a request can have: as many as are said to be in the prefix cache already."""

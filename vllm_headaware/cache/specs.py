@@ -10,11 +10,11 @@ from vllm.utils.math_utils import cdiv
 from vllm.v1.kv_cache_interface import AttentionSpec, FullAttentionSpec, KVCacheSpec
 
 from vllm_headaware.kernels.formats import FORMATS
+from vllm_headaware.plan.head_class import HeadClass
+from vllm_headaware.plan.windows import first_window_block, sink_blocks
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
-
-    from vllm_headaware.plan import HeadClass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class UnlimitedSpec(FullAttentionSpec):
     head_class: str
     sink: int
     prefill_window: int
-    heavy: bool = False
+    heavy_hitters: bool = False
     """Whether blocks are evicted by the attention they got."""
 
     @property
@@ -33,11 +33,11 @@ class UnlimitedSpec(FullAttentionSpec):
 
     @property
     def sink_blocks(self) -> int:
-        return cdiv(self.sink, self.block_size)
+        return sink_blocks(self.sink, self.block_size)
 
     def first_window_block(self, num_processed: int, window: int) -> int:
         """First block that the query at position num_processed sees by a request's own window."""
-        return max(num_processed - window + 1, 0) // self.block_size
+        return first_window_block(num_processed, window, self.block_size)
 
     def is_uniform_with_collection(self, kv_cache_specs: dict[str, KVCacheSpec]) -> bool:
         """Classes never merge, even with equal block sizes."""
@@ -61,11 +61,11 @@ class SinkWindowSpec(AttentionSpec):
 
     @property
     def sink_blocks(self) -> int:
-        return cdiv(self.sink, self.block_size)
+        return sink_blocks(self.sink, self.block_size)
 
     def first_window_block(self, num_processed: int, window: int) -> int:
         """First block that the query at position num_processed sees by its window."""
-        return max(num_processed - window + 1, 0) // self.block_size
+        return first_window_block(num_processed, window, self.block_size)
 
     def max_blocks(self, window: int) -> int:
         """Most blocks a request can hold at any moment, however long: prefill chunks included."""
@@ -110,7 +110,9 @@ def make_spec(
     }
     policy = head_class.policy
     if policy.window is None:
-        return UnlimitedSpec(**common, sink=policy.sink, heavy=policy.heavy is not None)
+        return UnlimitedSpec(
+            **common, sink=policy.sink, heavy_hitters=policy.heavy_hitters is not None
+        )
     return SinkWindowSpec(
         **common,
         sink=policy.sink,

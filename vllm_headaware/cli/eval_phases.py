@@ -24,7 +24,7 @@ def add_parser(subparsers: Any) -> None:
     """Define `eval phases`."""
     from vllm_headaware.cli.eval_options import DEMO_MODEL, add_run_options
     from vllm_headaware.cli.plan import parse_lengths
-    from vllm_headaware.vllm_compat.flags import add_flags
+    from vllm_headaware.vllm_compat.front_end.flags import add_flags
 
     parser = subparsers.add_parser(
         "phases",

@@ -23,7 +23,7 @@ def add_parser(subparsers: Any) -> None:
     """Define `eval quick`."""
     from vllm_headaware.cli.eval_options import DEMO_MODEL, add_run_options
     from vllm_headaware.eval.quick import SAMPLE_TOKENS, SAMPLES, TEXTS
-    from vllm_headaware.vllm_compat.flags import add_flags
+    from vllm_headaware.vllm_compat.front_end.flags import add_flags
 
     parser = subparsers.add_parser(
         "quick",
@@ -133,7 +133,7 @@ def parse_tasks(text: str) -> dict[str, int]:
     Raises:
         argparse.ArgumentTypeError: an unknown task or a length that is not a number.
     """
-    from vllm_headaware.eval.tasks import TASKS
+    from vllm_headaware.tasks.samples import TASKS
 
     chosen: dict[str, int] = {}
     for part in text.split(","):

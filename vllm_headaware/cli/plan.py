@@ -11,11 +11,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vllm_headaware.budget import Windows
 from vllm_headaware.config import FIELDS, make_config
-from vllm_headaware.geometry import MODEL_DTYPES, read_geometry
+from vllm_headaware.config.request import RequestLimits
 from vllm_headaware.plan import Plan
-from vllm_headaware.request_options import Ladders, RequestLimits
+from vllm_headaware.plan.geometry import MODEL_DTYPES, read_geometry
+from vllm_headaware.plan.ladder import Ladders
+from vllm_headaware.plan.windows import Windows
 
 LENGTHS = (2048, 8192, 32768, 131072)
 UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -35,7 +36,7 @@ examples:
 
 def add_parser(subparsers: Any) -> None:
     """Define `plan`."""
-    from vllm_headaware.vllm_compat.flags import add_flags
+    from vllm_headaware.vllm_compat.front_end.flags import add_flags
 
     parser = subparsers.add_parser(
         "plan",
@@ -65,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         HeadAwareError: a model, profile or option that cannot be planned.
     """
-    from vllm_headaware.planning import plan_model
     from vllm_headaware.profile.model_hash import resolve_model_dir
+    from vllm_headaware.profile.planning import plan_model
 
     flags = {name: getattr(args, f"kv_{name}") for name in FIELDS}
     config = make_config(flags, args.kv_policy_config)
@@ -120,7 +121,7 @@ def make_report(
                 "sink": c.policy.sink,
                 "window": c.policy.window,
                 "prefill_window": c.policy.prefill_window,
-                "heavy": c.policy.heavy,
+                "heavy_hitters": c.policy.heavy_hitters,
                 "dtype": c.policy.dtype,
                 "block_tokens": c.block_tokens,
                 "bytes_per_token": c.num_heads * plan.token_bytes(i),
@@ -173,7 +174,7 @@ def show(report: dict[str, Any]) -> None:
         )
     for c in report["classes"]:
         keeps = "everything"
-        if c["heavy"] is not None:
+        if c["heavy_hitters"] is not None:
             keeps = f"first {c['sink']}, latest and heaviest: {c['heavy']:,}"
         elif c["window"] is not None:
             keeps = f"first {c['sink']} + last {c['window']:,}"

@@ -138,7 +138,7 @@ def _classes(plan: dict[str, Any], now: dict[str, Any]) -> Table:
     for planned, held in zip(plan["classes"], now["classes"], strict=True):
         keeps = f"{planned['sink']:,} + {planned['window'] or 0:,}"
         if planned["window"] is None:
-            heavy = planned["heavy"]
+            heavy = planned["heavy_hitters"]
             keeps = "everything" if heavy is None else f"heaviest {heavy:,}"
         table.add_row(
             planned["name"],

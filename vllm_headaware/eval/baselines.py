@@ -6,8 +6,9 @@ import dataclasses
 
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.geometry import ModelGeometry
-from vllm_headaware.plan import BLOCK_QUANTUM, Plan, make_plan
+from vllm_headaware.plan import Plan, make_plan
+from vllm_headaware.plan.block_sizes import BLOCK_QUANTUM
+from vllm_headaware.plan.geometry import ModelGeometry
 from vllm_headaware.profile.format import HeadProfile
 
 
@@ -74,7 +75,7 @@ def headaware_within(
     for heads in range(1, geometry.num_heads_total + 1):
         share = heads / geometry.num_heads_total
         options = dataclasses.replace(config, retrieval_share=share)
-        plan = make_plan(options, geometry, profile)
+        plan = make_plan(options, geometry, profile.scores)
         if plan.request_bytes(num_tokens) <= held_bytes:
             best = plan
         elif best is not None:

@@ -13,7 +13,8 @@ from vllm_headaware.eval.baselines import streamingllm_at, tokens_per_head
 from vllm_headaware.eval.methods import ByRule, HeavyHitters, Method
 from vllm_headaware.eval.target import Target
 from vllm_headaware.plan import Plan, make_plan
-from vllm_headaware.planning import native_dtypes
+from vllm_headaware.plan.dtypes import native_dtypes
+from vllm_headaware.plan.plan_json import plan_to_dict
 
 METHODS = ("full", "headaware", "streamingllm", "h2o")
 
@@ -47,7 +48,7 @@ def line_up(config: KVPolicyConfig, target: Target, num_tokens: int) -> dict[str
         config: of the headaware policy; dtypes "auto" become int8, what serving takes on a CPU.
     """
     config = native_dtypes(config)
-    own = make_plan(config, target.geometry, target.profile)
+    own = make_plan(config, target.geometry, target.profile.scores)
     streaming = streamingllm_at(own, config, num_tokens)
     full = full_cache(target, num_tokens)
     return {
@@ -68,7 +69,7 @@ def full_cache(target: Target, num_tokens: int) -> Contender:
 
 def by_plan(name: str, plan: Plan, target: Target, num_tokens: int) -> Contender:
     """What a plan shows, and the bytes of its blocks."""
-    options = {"name": name, "plan": plan.to_dict()}
+    options = {"name": name, "plan": plan_to_dict(plan)}
     fixed = target.fixed_bytes(num_tokens)
     held, reading = plan.request_bytes(num_tokens), plan.reading_bytes(num_tokens)
     return Contender(name, ByRule(plan, target.windows), held + fixed, reading + fixed, options)

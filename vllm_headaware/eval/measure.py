@@ -14,9 +14,9 @@ from tqdm import tqdm
 from vllm_headaware.eval.journal import Journal, key_of
 from vllm_headaware.eval.lineup import Contender
 from vllm_headaware.eval.runner import answer, continuation_logprobs, read
-from vllm_headaware.eval.tasks import Sample, score
 from vllm_headaware.profile.model_hash import model_hash
 from vllm_headaware.profile.run import load_model
+from vllm_headaware.tasks.samples import Sample, score
 
 NEW_TOKENS = 12
 """Room for the rest of an answer that was begun for the model."""

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from vllm_headaware.config import KVPolicyConfig
+from vllm_headaware.config.names import DTYPE_OPTIONS
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.eval.baselines import headaware_within, streamingllm_at
 from vllm_headaware.eval.lineup import (
@@ -20,12 +21,11 @@ from vllm_headaware.eval.lineup import (
 from vllm_headaware.eval.measure import NEW_TOKENS, Bench
 from vllm_headaware.eval.quick import QUICK, TEXT_SCORED, TEXT_TOKENS
 from vllm_headaware.eval.target import Target
-from vllm_headaware.eval.tasks import make_samples
-from vllm_headaware.eval.text import text_windows
 from vllm_headaware.plan import Plan, make_plan
-from vllm_headaware.planning import native_dtypes
-from vllm_headaware.policies.base import DTYPE_OPTIONS
+from vllm_headaware.plan.dtypes import native_dtypes
 from vllm_headaware.profile.format import HeadProfile
+from vllm_headaware.tasks.samples import make_samples
+from vllm_headaware.tasks.text import text_windows
 
 LENGTHS = (2000, 5000, 8000, 10000, 20000)
 """Prompts of phase 1, in tokens, as far as the model's positions go."""
@@ -66,7 +66,7 @@ def lengths_work(subject: Subject, config: KVPolicyConfig) -> Work:
     config = native_dtypes(config)
     lengths = [n for n in LENGTHS if subject.fits(n)]
     target = subject.target
-    own = make_plan(config, target.geometry, target.profile)
+    own = make_plan(config, target.geometry, target.profile.scores)
     first = streamingllm_at(own, config, lengths[0] + NEW_TOKENS)
     work: Work = []
     for tokens in lengths:
@@ -131,7 +131,9 @@ def ablation_contenders(subject: Subject, num_tokens: int) -> dict[str, Contende
 
     def plan(heads: HeadProfile = profile, dtype: str | None = None, **changes: Any) -> Plan:
         stored = {name: dtype for name in DTYPE_OPTIONS if dtype}
-        return make_plan(dataclasses.replace(whole, **{**changes, **stored}), geometry, heads)
+        return make_plan(
+            dataclasses.replace(whole, **{**changes, **stored}), geometry, heads.scores
+        )
 
     plans = {
         "+ classes": plan(dtype=geometry.kv_dtype),

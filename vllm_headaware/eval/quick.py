@@ -14,9 +14,9 @@ from vllm_headaware.eval.interval import relative_interval
 from vllm_headaware.eval.lineup import METHODS, Contender, line_up
 from vllm_headaware.eval.measure import NEW_TOKENS, Bench, open_bench
 from vllm_headaware.eval.target import FULL_DTYPE, read_target
-from vllm_headaware.eval.tasks import make_samples
-from vllm_headaware.eval.text import text_windows
 from vllm_headaware.profile.format import HeadProfile
+from vllm_headaware.tasks.samples import make_samples
+from vllm_headaware.tasks.text import text_windows
 
 QUICK = KVPolicyConfig(
     "headaware",

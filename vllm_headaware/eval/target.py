@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.geometry import ModelGeometry, read_geometry
+from vllm_headaware.plan.geometry import ModelGeometry, read_geometry
 from vllm_headaware.profile.format import HeadProfile
 from vllm_headaware.profile.probe import layer_windows
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from vllm_headaware.config import KVPolicyConfig
-    from vllm_headaware.geometry import ModelGeometry
-    from vllm_headaware.profile.format import HeadProfile
-
-AUTO = "auto"
-DTYPE_OPTIONS = ("retrieval_dtype", "induction_dtype", "local_dtype")
-"""Options that name the KV format of a class."""
+from vllm_headaware.config.kv_policy import KVPolicyConfig
+from vllm_headaware.config.names import AUTO
 
 HeadScores = Sequence[Sequence[float]]
+"""A score of every [layer][KV head]."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +19,23 @@ class HeadPolicy:
 
     `window` None means everything; then `sink` is for requests with a budget of their own. `dtype`
     names the KV format (kernels/formats.py) of what is kept, or is AUTO, the model's own dtype.
-    With `heavy`, a number of tokens, blocks beyond it are evicted by score (cache/heavy.py).
-    While a prompt is read, a window is at least `prefill_window` tokens wide.
+    With `heavy_hitters`, a number of tokens, blocks beyond it are evicted by score
+    (cache/heavy_hitters.py). While a prompt is read, a window is at least `prefill_window` tokens
+    wide.
     """
 
     name: str
     sink: int = 0
     window: int | None = None
     dtype: str = AUTO
-    heavy: int | None = None
+    heavy_hitters: int | None = None
     prefill_window: int = 0
+
+
+Classified = tuple[tuple[HeadPolicy, ...], list[list[int]], list[list[int]]]
+"""Head policies, most generous first; for [layer][KV head] the index of its policy; and for
+[layer][KV head] its rank, 0 = most deserving of more cache, used when spare room in a block allows
+to promote heads."""
 
 
 class KVPolicy(Protocol):
@@ -41,22 +43,24 @@ class KVPolicy(Protocol):
 
     @property
     def needs_profile(self) -> bool:
-        """Whether classify() wants a head profile."""
-        ...
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Fields of KVPolicyConfig that classify() reads; others are refused with this policy."""
+        """Whether classify() wants scores."""
         ...
 
     def classify(
-        self, config: KVPolicyConfig, geometry: ModelGeometry, profile: HeadProfile | None
-    ) -> tuple[tuple[HeadPolicy, ...], list[list[int]], list[list[int]]]:
+        self,
+        config: KVPolicyConfig,
+        shape: tuple[int, int],
+        scores: Mapping[str, HeadScores] | None,
+    ) -> Classified:
         """Sort the KV heads into classes.
 
-        Returns:
-            The head policies, most generous first; for [layer][KV head] the index of its policy;
-            and for [layer][KV head] its rank, 0 = most deserving of more cache, used when spare
-            room in a block allows to promote heads.
+        Args:
+            shape: layers, and KV heads of a layer.
+            scores: of a head profile, by name.
         """
         ...
+
+
+def one_class(shape: tuple[int, int]) -> list[list[int]]:
+    """Class 0, or rank 0, for every [layer][KV head]."""
+    return [[0] * shape[1] for _ in range(shape[0])]

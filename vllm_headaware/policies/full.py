@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from vllm_headaware.policies.base import HeadPolicy
-
-if TYPE_CHECKING:
-    from vllm_headaware.config import KVPolicyConfig
-    from vllm_headaware.geometry import ModelGeometry
-    from vllm_headaware.profile.format import HeadProfile
+from vllm_headaware.config.kv_policy import KVPolicyConfig
+from vllm_headaware.policies.base import Classified, HeadPolicy, HeadScores, one_class
 
 
 @dataclass(frozen=True)
@@ -18,11 +14,13 @@ class Full:
     """Stock vLLM. It can be planned, so that it can be compared, but it is never installed."""
 
     needs_profile: bool = False
-    options: tuple[str, ...] = ()
 
     def classify(
-        self, config: KVPolicyConfig, geometry: ModelGeometry, profile: HeadProfile | None
-    ) -> tuple[tuple[HeadPolicy, ...], list[list[int]], list[list[int]]]:
+        self,
+        config: KVPolicyConfig,
+        shape: tuple[int, int],
+        scores: Mapping[str, HeadScores] | None,
+    ) -> Classified:
         """One unlimited class with all heads."""
-        nothing = [[0] * geometry.num_kv_heads for _ in range(geometry.num_layers)]
+        nothing = one_class(shape)
         return (HeadPolicy("full"),), nothing, nothing

@@ -6,28 +6,26 @@ evicted, all heads of the model together, and attention sinks always stay.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from vllm_headaware.config.kv_policy import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.policies.base import HeadPolicy
-
-if TYPE_CHECKING:
-    from vllm_headaware.config import KVPolicyConfig
-    from vllm_headaware.geometry import ModelGeometry
-    from vllm_headaware.profile.format import HeadProfile
+from vllm_headaware.policies.base import Classified, HeadPolicy, HeadScores, one_class
 
 
 @dataclass(frozen=True)
 class H2O:
-    """One class with all heads, whose blocks are evicted by score (cache/heavy.py)."""
+    """One class with all heads, whose blocks are evicted by score (cache/heavy_hitters.py)."""
 
     needs_profile: bool = False
-    options: tuple[str, ...] = ("sink", "budget", "local_dtype")
 
     def classify(
-        self, config: KVPolicyConfig, geometry: ModelGeometry, profile: HeadProfile | None
-    ) -> tuple[tuple[HeadPolicy, ...], list[list[int]], list[list[int]]]:
+        self,
+        config: KVPolicyConfig,
+        shape: tuple[int, int],
+        scores: Mapping[str, HeadScores] | None,
+    ) -> Classified:
         """One class with all heads, in the KV format of local heads.
 
         Raises:
@@ -35,6 +33,6 @@ class H2O:
         """
         if not config.budget:
             raise HeadAwareError("--kv-policy h2o needs --kv-budget, the tokens that a head keeps")
-        nothing = [[0] * geometry.num_kv_heads for _ in range(geometry.num_layers)]
-        policy = HeadPolicy("heavy", config.sink, None, config.local_dtype, config.budget)
+        nothing = one_class(shape)
+        policy = HeadPolicy("heavy_hitters", config.sink, None, config.local_dtype, config.budget)
         return (policy,), nothing, nothing

@@ -9,16 +9,12 @@ one.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from vllm_headaware.config.kv_policy import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.policies.base import DTYPE_OPTIONS, HeadPolicy, HeadScores
-
-if TYPE_CHECKING:
-    from vllm_headaware.config import KVPolicyConfig
-    from vllm_headaware.geometry import ModelGeometry
-    from vllm_headaware.profile.format import HeadProfile
+from vllm_headaware.policies.base import Classified, HeadPolicy, HeadScores
 
 RETRIEVAL, INDUCTION, LOCAL = 0, 1, 2
 
@@ -32,34 +28,33 @@ class HeadAware:
     """
 
     needs_profile: bool = True
-    options: tuple[str, ...] = (
-        *("head_profile", "retrieval_share", "induction_share"),
-        *("sink", "window", "induction_window", "prefill_window", "budget"),
-        *DTYPE_OPTIONS,
-    )
 
     def classify(
-        self, config: KVPolicyConfig, geometry: ModelGeometry, profile: HeadProfile | None
-    ) -> tuple[tuple[HeadPolicy, ...], list[list[int]], list[list[int]]]:
+        self,
+        config: KVPolicyConfig,
+        shape: tuple[int, int],
+        scores: Mapping[str, HeadScores] | None,
+    ) -> Classified:
         """Rank all KV heads of the model together; counts are rounded up, ties go to the earlier.
 
         Raises:
-            HeadAwareError: no profile was given.
+            HeadAwareError: no scores were given.
         """
-        if profile is None:
+        if scores is None:
             raise HeadAwareError("policy headaware needs a head profile")
-        by_gate = rank_heads(profile.scores["answer" if config.prefill_window else "gate"])
-        by_induction = rank_heads(profile.scores["induction"])
-        total = geometry.num_heads_total
+        by_gate = rank_heads(scores["answer" if config.prefill_window else "gate"])
+        by_induction = rank_heads(scores["induction"])
+        num_layers, num_kv_heads = shape
+        total = num_layers * num_kv_heads
         num_retrieval = math.ceil(config.retrieval_share * total)
         num_induction = min(math.ceil(config.induction_share * total), total - num_retrieval)
 
-        heads = [(y, h) for y in range(geometry.num_layers) for h in range(geometry.num_kv_heads)]
+        heads = [(y, h) for y in range(num_layers) for h in range(num_kv_heads)]
         retrieval = sorted(heads, key=lambda at: by_gate[at[0]][at[1]])[:num_retrieval]
         rest = [at for at in heads if at not in set(retrieval)]
         induction = sorted(rest, key=lambda at: by_induction[at[0]][at[1]])[:num_induction]
 
-        classes = [[LOCAL] * geometry.num_kv_heads for _ in range(geometry.num_layers)]
+        classes = [[LOCAL] * num_kv_heads for _ in range(num_layers)]
         for y, h in retrieval:
             classes[y][h] = RETRIEVAL
         for y, h in induction:

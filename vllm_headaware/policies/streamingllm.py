@@ -6,15 +6,11 @@ difference: keys keep their original rotary positions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from vllm_headaware.policies.base import HeadPolicy
-
-if TYPE_CHECKING:
-    from vllm_headaware.config import KVPolicyConfig
-    from vllm_headaware.geometry import ModelGeometry
-    from vllm_headaware.profile.format import HeadProfile
+from vllm_headaware.config.kv_policy import KVPolicyConfig
+from vllm_headaware.policies.base import Classified, HeadPolicy, HeadScores, one_class
 
 
 @dataclass(frozen=True)
@@ -22,13 +18,15 @@ class StreamingLLM:
     """The baseline that knows no head classes: `sink` and `window` hold for all heads."""
 
     needs_profile: bool = False
-    options: tuple[str, ...] = ("sink", "window", "prefill_window", "budget", "local_dtype")
 
     def classify(
-        self, config: KVPolicyConfig, geometry: ModelGeometry, profile: HeadProfile | None
-    ) -> tuple[tuple[HeadPolicy, ...], list[list[int]], list[list[int]]]:
+        self,
+        config: KVPolicyConfig,
+        shape: tuple[int, int],
+        scores: Mapping[str, HeadScores] | None,
+    ) -> Classified:
         """One windowed class with all heads, in the KV format of local heads."""
-        nothing = [[0] * geometry.num_kv_heads for _ in range(geometry.num_layers)]
+        nothing = one_class(shape)
         policy = HeadPolicy(
             "local",
             config.sink,

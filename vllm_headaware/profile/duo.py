@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.geometry import read_geometry
+from vllm_headaware.plan.geometry import read_geometry
 from vllm_headaware.profile.format import HeadProfile, ProfiledModel
 from vllm_headaware.profile.model_hash import model_hash
 

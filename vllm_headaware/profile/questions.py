@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from vllm_headaware.eval.needle import NeedleSample, needle_samples
-from vllm_headaware.eval.tasks import make_samples
+from vllm_headaware.tasks.needle import NeedleSample, needle_samples
+from vllm_headaware.tasks.samples import make_samples
 
 CHAIN_EVERY = 3
 """One question of so many is a chain."""

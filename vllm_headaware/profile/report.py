@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from html import escape
 
 from vllm_headaware.config import KVPolicyConfig
-from vllm_headaware.geometry import ModelGeometry
-from vllm_headaware.plan import REFERENCE_LENGTHS, Plan, make_plan
-from vllm_headaware.planning import native_dtypes
+from vllm_headaware.plan import Plan, make_plan
+from vllm_headaware.plan.block_sizes import REFERENCE_LENGTHS
+from vllm_headaware.plan.dtypes import native_dtypes
+from vllm_headaware.plan.geometry import ModelGeometry
 from vllm_headaware.profile.format import SCORES, HeadProfile
 from vllm_headaware.profile.svg import falling_curve, head_map, loss_curve, shade
 
@@ -160,7 +161,7 @@ def _plan(profile: HeadProfile, config: KVPolicyConfig) -> Plan:
         FULL_DTYPE,
         max(REFERENCE_LENGTHS),
     )
-    return make_plan(native_dtypes(config), geometry, profile)
+    return make_plan(native_dtypes(config), geometry, profile.scores)
 
 
 def _provenance(profile: HeadProfile) -> str:

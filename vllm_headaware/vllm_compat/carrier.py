@@ -5,11 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from vllm_headaware.config.request import RequestLimits
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.plan import Plan
-from vllm_headaware.request_options import RequestLimits
+from vllm_headaware.plan.plan_json import plan_from_dict, plan_to_dict
 
 KEY = "vllm_headaware"
+MASS = "headaware_mass"
+"""Attribute of ModelRunnerOutput: attention mass by block, of each request of a step."""
+EVICTED = "headaware_evicted"
+"""Attribute of SchedulerOutput: places of evicted blocks, of each request of a step."""
 
 
 def put_plan(
@@ -25,7 +30,7 @@ def put_plan(
     vllm_config.additional_config = {
         **vllm_config.additional_config,
         KEY: {
-            "plan": plan.to_dict(),
+            "plan": plan_to_dict(plan),
             "profile": profile_checksum,
             "limits": dataclasses.asdict(limits or RequestLimits()),
         },
@@ -35,7 +40,14 @@ def put_plan(
 def get_plan(vllm_config: Any) -> Plan | None:
     """The plan an engine runs under, or None where the policy is off."""
     carried = _carried(vllm_config)
-    return Plan.from_dict(carried["plan"]) if carried else None
+    return plan_from_dict(carried["plan"]) if carried else None
+
+
+def plan_of(owner: Any) -> Plan | None:
+    """The plan of an object with a vllm_config, read once."""
+    if "_headaware_plan" not in owner.__dict__:
+        owner._headaware_plan = get_plan(owner.vllm_config)
+    return owner._headaware_plan
 
 
 def get_profile_checksum(vllm_config: Any) -> str:

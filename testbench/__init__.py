@@ -1,0 +1,1 @@
+"""The test bench: what tests, checks, benchmarks and maintainers' scripts share."""

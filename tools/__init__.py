@@ -1,0 +1,1 @@
+"""Maintainers' scripts: the demo model, servers to look at, baselines."""

@@ -1,0 +1,16 @@
+"""Which kernels serve a model here."""
+
+from __future__ import annotations
+
+from vllm_headaware.attention import cpu, stock
+from vllm_headaware.attention.kernels import Kernels
+from vllm_headaware.kernels.cpu.support import why_not_native
+from vllm_headaware.plan.geometry import ModelGeometry
+
+NATIVE = Kernels(cpu.NativeBackend, cpu.attend)
+STOCK = Kernels(stock.StockBackend, stock.attend)
+
+
+def choose_kernels(geometry: ModelGeometry) -> Kernels:
+    """The native kernels where they can serve the model, else vLLM's own op."""
+    return STOCK if why_not_native(geometry.head_size, geometry.group_size) else NATIVE

@@ -1,0 +1,16 @@
+"""What serves the split layers of a model: what vLLM allocates by, and a function that attends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vllm.v1.attention.backend import AttentionBackend
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """`attend(split, query, key, value, output)` is called once per layer and step."""
+
+    backend: type[AttentionBackend]
+    attend: Callable[..., None]

@@ -1,0 +1,24 @@
+"""Names of policies and their options, as data: what flags, policy files and plans agree on."""
+
+from __future__ import annotations
+
+AUTO = "auto"
+"""A KV dtype that is chosen for the machine: int8 where kernels have it, else the model's own."""
+DTYPE_OPTIONS = ("retrieval_dtype", "induction_dtype", "local_dtype")
+"""Options that name the KV format of a class."""
+
+POLICY_OPTIONS: dict[str, tuple[str, ...]] = {
+    "full": (),
+    "headaware": (
+        *("head_profile", "retrieval_share", "induction_share"),
+        *("sink", "window", "induction_window", "prefill_window", "budget"),
+        *DTYPE_OPTIONS,
+    ),
+    "streamingllm": ("sink", "window", "prefill_window", "budget", "local_dtype"),
+    "h2o": ("sink", "budget", "local_dtype"),
+}
+"""Every value of --kv-policy, and the fields of KVPolicyConfig that it reads."""
+PRESSURE = ("floor", "request_budget_min", "request_budget_max", "request_full")
+"""Fields that every policy but `full` has: what happens under load, and to single requests."""
+DEALT_BY_BUDGET = ("window", "induction_window")
+"""Fields that a budget takes the place of."""

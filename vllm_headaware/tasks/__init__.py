@@ -1,0 +1,1 @@
+"""Prompts with known answers, for calibration and evaluation; their splits never meet."""

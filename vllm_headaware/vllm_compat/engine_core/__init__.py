@@ -1,0 +1,1 @@
+"""Touches in the engine core: groups, admission, the census, eviction by score."""

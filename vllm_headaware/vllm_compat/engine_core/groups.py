@@ -1,0 +1,50 @@
+"""Head classes in vLLM's block pool: their groups and their managers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vllm_headaware.vllm_compat.carrier import get_plan
+from vllm_headaware.vllm_compat.wrap import wrap
+
+
+def install() -> None:
+    """Hook grouping, ask for zeroing, and register the specs."""
+    from vllm.v1.core import kv_cache_utils
+    from vllm.v1.kv_cache_interface import KVCacheConfig
+
+    _register_specs()
+    wrap(kv_cache_utils, "get_kv_cache_groups", _get_kv_cache_groups)
+    stock = KVCacheConfig.__dict__["needs_kv_cache_zeroing"]
+    if not isinstance(stock, _NeedsZeroing):
+        setattr(KVCacheConfig, "needs_kv_cache_zeroing", _NeedsZeroing(stock.fget))  # noqa: B010
+
+
+def _register_specs() -> None:
+    from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
+    from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry
+
+    from vllm_headaware.cache.managers import SinkWindowManager, UnlimitedManager
+    from vllm_headaware.cache.specs import SinkWindowSpec, UnlimitedSpec
+
+    register_all_kvcache_specs(None)
+    KVCacheSpecRegistry.register(UnlimitedSpec, UnlimitedManager, UnlimitedSpec)
+    KVCacheSpecRegistry.register(SinkWindowSpec, SinkWindowManager, SinkWindowSpec)
+
+
+def _get_kv_cache_groups(original: Any, vllm_config: Any, kv_cache_spec: Any) -> Any:
+    plan = get_plan(vllm_config)
+    if plan is None:
+        return original(vllm_config, kv_cache_spec)
+    from vllm_headaware.cache.groups import group_by_class
+
+    return group_by_class(kv_cache_spec, plan)
+
+
+class _NeedsZeroing(property):
+    """Blocks of head classes are always zeroed for their next owner."""
+
+    def __init__(self, stock: Any) -> None:
+        from vllm_headaware.cache.groups import is_head_aware
+
+        super().__init__(lambda config: is_head_aware(config) or stock(config))

@@ -1,0 +1,1 @@
+"""Touches in the API server: flags, refusals, checks of requests, metrics, routes."""

@@ -1,0 +1,74 @@
+"""From a user's policy and an engine's config to a plan the engine carries, or a refusal."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from vllm_headaware.config import KVPolicyConfig
+from vllm_headaware.config.request import RequestLimits
+from vllm_headaware.plan import Plan
+from vllm_headaware.plan.geometry import ModelGeometry
+from vllm_headaware.policies.base import HeadPolicy
+from vllm_headaware.profile.model_hash import resolve_model_dir
+from vllm_headaware.profile.planning import plan_model
+from vllm_headaware.vllm_compat.carrier import put_plan
+from vllm_headaware.vllm_compat.front_end.conflicts import refuse_conflicts
+
+logger = logging.getLogger("vllm.headaware")
+
+
+def activate(vllm_config: Any, config: KVPolicyConfig) -> None:
+    """Make the plan for an engine and attach it to its config. No weights are loaded for serving.
+
+    Raises:
+        HeadAwareError: a flag combination, model or profile that cannot be served.
+    """
+    refuse_conflicts(vllm_config, config)
+    geometry = engine_geometry(vllm_config)
+    plan, profile = plan_model(
+        config,
+        geometry,
+        resolve_model_dir(vllm_config.model_config.model),
+        vllm_config.parallel_config.tensor_parallel_size,
+    )
+    limits = RequestLimits(
+        floor=config.floor,
+        budget_min=config.request_budget_min,
+        budget_max=config.request_budget_max,
+        full=config.request_full == "allow",
+    )
+    put_plan(vllm_config, plan, profile.checksum if profile else "", limits)
+    logger.info(describe(plan))
+
+
+def engine_geometry(vllm_config: Any) -> ModelGeometry:
+    """The geometry of the model an engine is about to load."""
+    model = vllm_config.model_config
+    return ModelGeometry(
+        num_layers=model.hf_text_config.num_hidden_layers,
+        num_query_heads=model.hf_text_config.num_attention_heads,
+        num_kv_heads=model.get_total_num_kv_heads(),
+        head_size=model.get_head_size(),
+        kv_dtype=str(model.dtype).removeprefix("torch."),
+        max_model_len=model.max_model_len,
+    )
+
+
+def describe(plan: Plan) -> str:
+    """One log line an operator understands."""
+    length = plan.geometry.max_model_len
+    classes = ", ".join(
+        f"{c.num_heads} {c.name} heads in {c.policy.dtype}{_kept(c.policy)}" for c in plan.classes
+    )
+    share = plan.request_bytes(length) / plan.dense_bytes(length)
+    return (
+        f"KV policy {plan.policy}: {classes}; a request of {length:,} tokens holds"
+        f" {plan.request_bytes(length) / 2**20:,.1f} MiB, {share:.1%} of a full cache"
+    )
+
+
+def _kept(policy: HeadPolicy) -> str:
+    if policy.heavy_hitters is not None:
+        return f" (sink {policy.sink}, heaviest {policy.heavy_hitters})"
+    return "" if policy.window is None else f" (sink {policy.sink} + last {policy.window})"

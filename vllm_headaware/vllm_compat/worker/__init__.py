@@ -1,0 +1,1 @@
+"""Touches in the workers: split layers, inputs of a step, clean blocks."""
