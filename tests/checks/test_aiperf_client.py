@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loadtests.run import AIPERF
 
 from loadtests.aiperf_client import aiperf_arguments, measured_from
 from loadtests.load_report import markdown, page, summarise
 from loadtests.load_scenario import Scenario
+from loadtests.run import AIPERF
 
 SCENARIOS = Path(__file__).parents[2] / "loadtests" / "scenarios"
 SECOND = 1_000_000_000

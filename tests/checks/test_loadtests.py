@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from loadtests import run
-from loadtests.run import main
 
+from loadtests import run
 from loadtests.bench import BenchError, pool_use
 from loadtests.conversations import CHUNK_TOKENS, Conversations
 from loadtests.load_report import markdown, page, summarise
 from loadtests.load_scenario import Scenario, ScenarioError
+from loadtests.run import main
 
 SCENARIOS = Path(__file__).parents[2] / "loadtests" / "scenarios"
 MULTI_TURN = (SCENARIOS / "multi_turn.yaml").read_text(encoding="utf-8")

@@ -13,8 +13,14 @@ from typing import Any
 from rich.console import Console
 
 from vllm_headaware import __version__
+from vllm_headaware.vllm_compat.contract import (
+    AS_TESTED,
+    GONE,
+    SERIES,
+    SIGNATURE,
+    installed_states,
+)
 
-SERIES = "0.32."
 PLUGIN = "headaware"
 GROUPS = ("vllm.general_plugins", "vllm.platform_plugins")
 
@@ -44,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
     findings = [check() for check in CHECKS]
     ok = all(finding.ok for finding in findings)
     if args.json:
-        print(json.dumps({"ok": ok, "findings": [asdict(finding) for finding in findings]}))
+        touches = {state.symbol: state.state for state in installed_states()}
+        found = [asdict(finding) for finding in findings]
+        print(json.dumps({"ok": ok, "findings": found, "touches": touches}))
     else:
         console = Console(highlight=False)
         for finding in findings:
@@ -62,8 +70,21 @@ def _versions() -> Finding:
         detail = f"{name} {version}, vllm-headaware {__version__}"
         if version.startswith(SERIES):
             return Finding("versions", True, detail)
-        return Finding("versions", False, f"{detail}; install vLLM {SERIES}x")
+        return Finding("versions", False, f"{detail}; install vLLM {' or '.join(SERIES)}")
     return Finding("versions", False, "vLLM is missing: pip install 'vllm-headaware[cpu]'")
+
+
+def _contract() -> Finding:
+    """What the ledger names, in the installed vLLM."""
+    try:
+        states = installed_states()
+    except FileNotFoundError as error:
+        return Finding("touches of vLLM", False, str(error))
+    moved = [state for state in states if state.state != AS_TESTED]
+    broken = any(state.state in (GONE, SIGNATURE) for state in moved)
+    listed = "; ".join(f"{state.symbol}: {state.state}" for state in moved)
+    detail = f"{len(states)} symbols, {len(states) - len(moved)} as tested"
+    return Finding("touches of vLLM", not broken, f"{detail}{'; ' if listed else ''}{listed}")
 
 
 def _entry_points() -> Finding:
@@ -121,6 +142,7 @@ def _kernels() -> Finding:
 
 CHECKS: tuple[Callable[[], Finding], ...] = (
     _versions,
+    _contract,
     _entry_points,
     _allow_list,
     _device,

@@ -13,6 +13,7 @@ from vllm_headaware.policies.base import HeadPolicy
 from vllm_headaware.profile.model_hash import resolve_model_dir
 from vllm_headaware.profile.planning import plan_model
 from vllm_headaware.vllm_compat.carrier import put_plan
+from vllm_headaware.vllm_compat.contract import require_contract
 from vllm_headaware.vllm_compat.front_end.conflicts import refuse_conflicts
 
 logger = logging.getLogger("vllm.headaware")
@@ -24,6 +25,7 @@ def activate(vllm_config: Any, config: KVPolicyConfig) -> None:
     Raises:
         HeadAwareError: a flag combination, model or profile that cannot be served.
     """
+    require_contract()
     refuse_conflicts(vllm_config, config)
     geometry = engine_geometry(vllm_config)
     plan, profile = plan_model(
