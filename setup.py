@@ -77,7 +77,10 @@ setup(
             depends=[str(path) for path in SOURCES.glob("*.h")],
             language="c++",
             optional=True,
+            py_limited_api=True,
         )
     ],
     cmdclass={"build_ext": BuildKernels},
+    # One wheel for every Python from 3.10 on: the library does not link it.
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -87,12 +87,12 @@ def open_profile(source: str) -> HeadProfile:
     """
     if Path(source).is_file() or source.endswith(".json"):
         return HeadProfile.load(source)
-    from vllm_headaware.profile.locate import profile_places
+    from vllm_headaware.profile.locate import profile_places, shipped_place
     from vllm_headaware.profile.model_hash import model_hash, resolve_model_dir
 
     folder = resolve_model_dir(source)
     digest = model_hash(folder)
-    for path in profile_places(folder, digest):
+    for path in [*profile_places(folder, digest), shipped_place(digest)]:
         if path.exists():
             profile = HeadProfile.load(path)
             profile.require_model(digest, path=path)

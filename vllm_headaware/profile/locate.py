@@ -1,4 +1,5 @@
-"""Where a profile comes from: a path, next to the model, the user's cache, or measured now."""
+"""Where a profile comes from: a path, next to the model, the user's cache, this package, or
+measured now."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ from vllm_headaware.profile.format import HeadProfile
 from vllm_headaware.profile.model_hash import model_hash
 
 FILE_NAME = "headaware_profile.json"
+SHIPPED = Path(__file__).with_name("shipped")
+"""Profiles that come with the package, named by the hash of their model."""
 
 
 def find_profile(
@@ -24,9 +27,9 @@ def find_profile(
     """A profile that fits the model.
 
     Args:
-        where: a file, or "auto": next to the model, then the user's cache, else measure now (with
-            a progress bar, on the CPU: a GPU is the engine's) and keep it in the first of the two
-            places that can be written.
+        where: a file, or "auto": next to the model, then the user's cache, then those that come
+            with the package, else measure now (with a progress bar, on the CPU: a GPU is the
+            engine's) and keep it in the first of the first two places that can be written.
         sink, window: what will be served, in tokens. A profile that has to be measured is measured
             with them; one that was measured with others is used, and stderr says so.
 
@@ -35,7 +38,7 @@ def find_profile(
     """
     digest = model_hash(model_dir)
     places = [Path(where)] if where != "auto" else profile_places(model_dir, digest)
-    for path in places:
+    for path in [*places, shipped_place(digest)] if where == "auto" else places:
         if where != "auto" and not path.exists():
             raise HeadAwareError(
                 f"head profile {path} does not exist; make it with `vllm-headaware profile MODEL"
@@ -72,13 +75,18 @@ def _say_if_measured_otherwise(profile: HeadProfile, path: Path, sink: int, wind
 
 
 def profile_places(model_dir: str | Path, digest: str) -> list[Path]:
-    """Files where `auto` looks, in order."""
+    """Files where `auto` looks first, in order, and where it keeps what it measures."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = digest.removeprefix("sha256:")
     return [
         Path(model_dir) / FILE_NAME,
         cache / "vllm-headaware" / "profiles" / f"{name}.json",
     ]
+
+
+def shipped_place(digest: str) -> Path:
+    """Where the package has the profile of a model, if it has one."""
+    return SHIPPED / f"{digest.removeprefix('sha256:')}.json"
 
 
 def keep_profile(profile: HeadProfile, places: list[Path]) -> Path:

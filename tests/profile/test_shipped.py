@@ -1,0 +1,42 @@
+"""The profiles that come with the package: found by the model's hash, and what is measured now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vllm_headaware.profile.agreement import spearman
+from vllm_headaware.profile.format import HeadProfile
+from vllm_headaware.profile.locate import FILE_NAME, SHIPPED, find_profile, shipped_place
+from vllm_headaware.profile.model_hash import model_hash
+
+MEASURED = Path(__file__).parents[2] / ".cache" / "measured" / FILE_NAME
+
+
+def test_every_shipped_profile_is_named_by_its_model() -> None:
+    paths = list(SHIPPED.glob("*.json"))
+    assert paths
+    for path in paths:
+        assert shipped_place(HeadProfile.load(path).model.hash) == path
+
+
+def test_the_demo_model_has_one(demo_model: Path, tmp_path: Path) -> None:
+    """A folder with the model alone: nothing is measured."""
+    for path in demo_model.iterdir():
+        if path.name != FILE_NAME:
+            (tmp_path / path.name).symlink_to(path)
+    place = shipped_place(model_hash(demo_model))
+    assert find_profile(tmp_path) == HeadProfile.load(place)
+
+
+def test_measured_anew_it_is_the_same(demo_model: Path) -> None:
+    if not MEASURED.exists():
+        pytest.skip("not measured here: `make test` does")
+    shipped = HeadProfile.load(shipped_place(model_hash(demo_model)))
+    measured = HeadProfile.load(MEASURED)
+    assert measured.model.hash == shipped.model.hash
+    for name, scores in shipped.scores.items():
+        again = torch.tensor(measured.scores[name])
+        assert spearman(torch.tensor(scores), again) > 0.98, name
