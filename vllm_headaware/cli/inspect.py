@@ -103,7 +103,7 @@ def open_profile(source: str) -> HeadProfile:
 
 
 def rank_deciles(scores: list[list[float]]) -> list[list[int]]:
-    """Tenth of the ranking each [layer][KV head] falls in: 0 (lowest) to 9 (highest)."""
+    """Tenth of the ranking each `[layer][KV head]` falls in: 0 (lowest) to 9 (highest)."""
     from vllm_headaware.policies.headaware import rank_heads
 
     total = sum(len(row) for row in scores)

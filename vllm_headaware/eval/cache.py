@@ -15,7 +15,7 @@ class StoredCache(DynamicCache):
     """Keys and values are rounded once, when they are written, as the engine's blocks round them.
 
     Args:
-        formats: KV format of every [layer][KV head], names of kernels/formats.py.
+        formats: KV format of every `[layer][KV head]`, names of kernels/formats.py.
     """
 
     def __init__(self, formats: Sequence[Sequence[str]]) -> None:

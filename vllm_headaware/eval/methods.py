@@ -29,7 +29,7 @@ class Method(Protocol):
 
     @property
     def formats(self) -> list[list[str]]:
-        """KV format of every [layer][KV head]."""
+        """KV format of every `[layer][KV head]`."""
         ...
 
     @property

@@ -29,7 +29,7 @@ class Plan:
     """Classes and bytes of one model under one policy.
 
     Attributes:
-        assignment: for [layer][KV head] the index of its class in `classes`.
+        assignment: for `[layer][KV head]` the index of its class in `classes`.
         tensor_parallel_size: ranks the KV heads are dealt to, in contiguous runs. All ranks hold
             the same block counts; bytes are those of the whole model unless a rank is named.
     """

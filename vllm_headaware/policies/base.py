@@ -10,7 +10,7 @@ from vllm_headaware.config.kv_policy import KVPolicyConfig
 from vllm_headaware.config.names import AUTO
 
 HeadScores = Sequence[Sequence[float]]
-"""A score of every [layer][KV head]."""
+"""A score of every `[layer][KV head]`."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class HeadPolicy:
 
 
 Classified = tuple[tuple[HeadPolicy, ...], list[list[int]], list[list[int]]]
-"""Head policies, most generous first; for [layer][KV head] the index of its policy; and for
-[layer][KV head] its rank, 0 = most deserving of more cache, used when spare room in a block allows
+"""Head policies, most generous first; for `[layer][KV head]` the index of its policy; and for
+`[layer][KV head]` its rank, 0 = most deserving of more cache, used when spare room in a block allows
 to promote heads."""
 
 
@@ -62,5 +62,5 @@ class KVPolicy(Protocol):
 
 
 def one_class(shape: tuple[int, int]) -> list[list[int]]:
-    """Class 0, or rank 0, for every [layer][KV head]."""
+    """Class 0, or rank 0, for every `[layer][KV head]`."""
     return [[0] * shape[1] for _ in range(shape[0])]

@@ -73,7 +73,7 @@ class HeadAware:
 
 
 def rank_heads(scores: HeadScores) -> list[list[int]]:
-    """Rank of every [layer][KV head] over the whole model: 0 is the highest score.
+    """Rank of every `[layer][KV head]` over the whole model: 0 is the highest score.
 
     Ties go to the lower layer, then the lower head, so that equal profiles give equal plans.
     """

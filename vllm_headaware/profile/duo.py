@@ -1,6 +1,6 @@
 """Profiles from the pattern files that DuoAttention (arXiv 2410.10819) publishes.
 
-A pattern is a folder with `full_attention_heads.tsv`, the trained gate of every [layer][KV head]
+A pattern is a folder with `full_attention_heads.tsv`, the trained gate of every `[layer][KV head]`
 from 0 to 1, and `config.json` with the sinks and the window it was trained with.
 """
 
@@ -58,7 +58,7 @@ def import_duo(pattern_dir: Path, model_dir: Path) -> HeadProfile:
 
 
 def read_pattern(path: Path) -> list[list[float]]:
-    """[layer][KV head] of numbers separated by tabs or spaces; clipped to 0 .. 1.
+    """`[layer][KV head]` of numbers separated by tabs or spaces; clipped to 0 .. 1.
 
     Raises:
         HeadAwareError: no such file, rows of unequal length, or something that is not a number.

@@ -1,4 +1,4 @@
-"""The profile file: scores per [layer][KV head] as a text matrix, provenance, and a checksum."""
+"""The profile file: scores per `[layer][KV head]` as a text matrix, provenance, and a checksum."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class HeadProfile:
     """Scores of every KV head; higher means more in need of history.
 
     Attributes:
-        scores: by name (SCORES), [layer][KV head], finite and not negative.
+        scores: by name (SCORES), `[layer][KV head]`, finite and not negative.
         method: how they were measured: seed, sink, window, samples, lengths.
         agreement: Spearman correlations between sample halves and between methods.
         ablation: what answers lose as heads are closed in order of rank (profile/ablation.py);
@@ -70,7 +70,8 @@ class HeadProfile:
 
         Args:
             model_hash: of profile/model_hash.py.
-            num_layers, num_kv_heads: of the model as it is about to run; None to leave unchecked.
+            num_layers: of the model as it is about to run; None to leave unchecked.
+            num_kv_heads: likewise, of a layer.
             path: where this profile is from, for the message.
 
         Raises:

@@ -27,7 +27,7 @@ def head_map(
     """A grid with layers to the right and KV heads downward.
 
     Args:
-        rows: [layer][KV head].
+        rows: `[layer][KV head]`.
         colour, text: fill and tooltip of a value.
         label: what it shows, for readers who do not see it.
     """
