@@ -33,9 +33,9 @@ class HeadPolicy:
 
 
 Classified = tuple[tuple[HeadPolicy, ...], list[list[int]], list[list[int]]]
-"""Head policies, most generous first; for `[layer][KV head]` the index of its policy; and for
-`[layer][KV head]` its rank, 0 = most deserving of more cache, used when spare room in a block allows
-to promote heads."""
+"""Head policies, most generous first; for `[layer][KV head]` the index of its policy; and likewise
+its rank, 0 = most deserving of more cache, used when spare room in a block allows to promote heads.
+"""
 
 
 class KVPolicy(Protocol):
