@@ -80,6 +80,8 @@ def attention(
     scale: float,
     query_pos: torch.Tensor | None = None,
     num_prompt: int = 0,
+    soft_cap: float = 0.0,
+    sink_logits: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention of one request, every KV head under its own rule; products and softmax in float64.
 
@@ -92,6 +94,9 @@ def attention(
         scale: factor on the logits.
         query_pos: integers [num_queries]; the request's last positions when left out.
         num_prompt: see visible().
+        soft_cap: logits become cap x tanh(logits / cap), as in Gemma 2 (arXiv 2408.00118); 0: none.
+        sink_logits: [num_query_heads], a logit of each head that no value belongs to, as in gpt-oss
+            (arXiv 2508.10925); None: none.
 
     Returns:
         [num_queries, num_query_heads, value_size], dtype of q.
@@ -121,8 +126,14 @@ def attention(
             queries = asked(queries.float(), rule.kv_format)
             keys, values = (stored(rows.float(), rule.kv_format) for rows in (keys, values))
         logits = torch.einsum("qhd,kd->hqk", queries.double(), keys.double()) * scale
+        if soft_cap:
+            logits = soft_cap * (logits / soft_cap).tanh()
         logits.masked_fill_(~visible(query_pos, key_pos, rule, num_prompt), float("-inf"))
-        weights = logits.softmax(-1)
+        if sink_logits is not None:
+            extra = sink_logits[mine].double()[:, None, None].expand(-1, num_queries, 1)
+            weights = torch.cat([logits, extra], -1).softmax(-1)[..., :-1]
+        else:
+            weights = logits.softmax(-1)
         out[:, mine] = torch.einsum("hqk,kd->qhd", weights, values.double()).to(q.dtype)
     return out
 
@@ -146,7 +157,7 @@ def stored(x: torch.Tensor, kv_format: str) -> torch.Tensor:
         return x.bfloat16().float()
     if kv_format == "float32":
         return x
-    rotation = _hadamard(x.shape[-1])
+    rotation = hadamard(x.shape[-1])
     y = x @ rotation
     if kv_format == "int8":
         scale = (y.abs().amax(-1, keepdim=True) / 127).bfloat16().float()
@@ -172,13 +183,13 @@ def asked(q: torch.Tensor, kv_format: str) -> torch.Tensor:
     """
     if not FORMATS[kv_format].quantised:
         return q
-    rotation = _hadamard(q.shape[-1])
+    rotation = hadamard(q.shape[-1])
     y = q @ rotation
     step = y.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
     return (y / step).round() * step @ rotation
 
 
-def _hadamard(size: int) -> torch.Tensor:
+def hadamard(size: int) -> torch.Tensor:
     """Orthonormal and symmetric; block diagonal where size is not a power of two."""
     run = size & -size
     block = torch.ones(1, 1)
