@@ -1,6 +1,8 @@
 # make serve   set everything up and serve the demo model with per-head KV caches
 # make test    lint and all tests
 # make smoke   the real server and stock vLLM side by side; the last line is JSON
+# make gpu-dry the GPU path without a GPU: interpreter, compiler, model runner V2; part of make test
+# make gpu-check   on a machine with an NVIDIA GPU: right on the device, then speed against stock vLLM
 # make bench   the attention op and the engine against stock vLLM; needs an idle machine
 # make overload four times what the cache holds, against stock vLLM; last line is JSON
 # make soak    random load, aborts and pressure for MINUTES, then everything must be given back
@@ -44,7 +46,7 @@ export VLLM_NO_USAGE_STATS := 1
 .DELETE_ON_ERROR:
 .PHONY: help venv model profile serve test test-fast smoke bench overload soak monitor observe \
     router loadtest outside-check dashboards monitoring-tools router-tool aiperf-tool lm-eval-tool \
-    kvpress-tool dist docs lint format clean
+    kvpress-tool dist docs gpu-dry gpu-check lint format clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -80,7 +82,15 @@ serve: $(INSTALLED) $(MODELLED)
 	@$(PY) -m tools.serve --model $(MODEL) --port $(PORT) --kv-policy $(POLICY)
 
 test: lint $(MEASURED) monitoring-tools router-tool
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m checks.gpu_dry -q
+	$(PY) -m pytest -m "not gpu" $(PYTEST_ARGS)
+
+gpu-dry: $(INSTALLED)
+	@$(PY) -m checks.gpu_dry
+
+# In the environment that has vLLM for CUDA; nothing is installed.
+gpu-check:
+	@$(PYTHON) -m checks.gpu
 
 test-fast: $(INSTALLED)
 	$(PY) -m pytest -m "not slow and not engine" $(PYTEST_ARGS)

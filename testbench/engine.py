@@ -77,11 +77,13 @@ class SteppedEngine:
         prompt_token_ids: Sequence[int],
         max_tokens: int,
         extra_args: dict[str, Any] | None = None,
+        logprobs: int | None = None,
     ) -> None:
         """Queue a greedy request that generates exactly max_tokens unless aborted.
 
         Args:
             extra_args: what a client would send as vllm_xargs.
+            logprobs: of how many tokens the outputs say their log probability.
         """
         params = self._params(
             temperature=0,
@@ -89,6 +91,7 @@ class SteppedEngine:
             ignore_eos=True,
             detokenize=False,
             extra_args=extra_args,
+            logprobs=logprobs,
         )
         prompt: Any = {"prompt_token_ids": list(prompt_token_ids)}
         self.llm.llm_engine.add_request(name, prompt, params)

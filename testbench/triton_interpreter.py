@@ -2,13 +2,18 @@
 
 Call enable() before triton or vLLM are imported, in a process that does nothing else: it sets the
 environment. The interpreter of Triton 3.9 multiplies bfloat16 as if its bits were whole numbers and
-rounds towards zero; both are put right here. It does not show races, alignment, or anything of
-warps and stages.
+rounds towards zero; both are put right here. It also prepares the language anew for every call of a
+function within a kernel, which takes longer than the kernels; here once a launch. It does not show
+races, alignment, or anything of warps and stages.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,6 +30,7 @@ def enable(runner: bool = False) -> None:
     from triton.runtime import interpreter
 
     _mend(interpreter)
+    _patch_once(interpreter)
     if runner:
         os.environ |= {"VLLM_USE_V2_MODEL_RUNNER": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
@@ -86,3 +92,34 @@ def _mend(interpreter: Any) -> None:
     for name in ("si_to_fp", "ui_to_fp", "fp_to_si", "fp_to_ui", "fp_ext", "fp_trunc"):
         setattr(builder, f"create_{name}", cast_impl)
     builder._bfloat16_mended = True
+
+
+def _patch_once(interpreter: Any) -> None:
+    import triton.language as tl
+
+    original, patched = interpreter._patch_lang, set[str]()
+
+    @functools.cache
+    def languages(fn: Callable[..., Any]) -> frozenset[str]:
+        modules = (x for x in fn.__globals__.values() if inspect.ismodule(x))
+        return frozenset(x.__name__ for x in modules if x in (tl, tl.core))
+
+    def patch(fn: Callable[..., Any]) -> Any:
+        named = languages(fn)
+        if named and named <= patched:
+            return interpreter._LangPatchScope()
+        scope = original(fn)
+        restore = scope.restore
+        patched.update(named)
+
+        def restore_all() -> None:
+            patched.clear()
+            restore()
+
+        scope.restore = restore_all
+        return scope
+
+    interpreter._patch_lang = patch
+    # A third of the time goes to looking for overflows of index arithmetic.
+    builder = interpreter.interpreter_builder
+    builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)

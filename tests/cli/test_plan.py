@@ -8,6 +8,7 @@ import pytest
 from tests.engine.profiles import write_profile
 from tests.reference.tiny import TINY, make_tiny_model
 from vllm_headaware.cli.main import main
+from vllm_headaware.kernels.here import Here
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,26 @@ def test_tables(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "windows of new requests when memory runs low" in text
     assert main(["plan", str(model), "--kv-floor", "1"]) == 0
     assert "when memory runs low" not in capsys.readouterr().out
+
+
+def test_the_device_and_its_kernels(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["plan", str(model)]) == 0
+    assert "This machine: cpu; kernels: native, for" in " ".join(capsys.readouterr().out.split())
+    gpu = Here("NVIDIA H100 80GB HBM3", 80 * 2**30)
+    monkeypatch.setattr("vllm_headaware.cli.plan.look", lambda: gpu)
+    assert main(["plan", str(model)]) == 2
+    assert "cannot serve this model on GPUs: they take head sizes" in capsys.readouterr().err
+    assert "Triton" in gpu.kernels(128, 4)
+
+
+def test_heavy_hitters(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["plan", str(model), "--kv-policy", "h2o", "--kv-budget", "512"]) == 0
+    assert "latest and heaviest:" in " ".join(capsys.readouterr().out.split())
 
 
 def test_wider_windows_for_prompts(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

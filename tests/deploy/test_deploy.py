@@ -14,11 +14,14 @@ from monitoring.generate import ROOT
 from monitoring.scalers import scaler_queries
 from tests.monitoring.test_rules import promtool
 from vllm_headaware.observability.metric_families import FAMILIES
+from vllm_headaware.vllm_compat.contract import SERIES
 
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 BIN = Path(sys.executable).parent
-COMPOSE = ("compose.yaml", "router/compose.yaml")
+COMPOSE = ("compose.yaml", "compose.gpu.yaml", "router/compose.yaml")
+DEPLOYMENTS = ("kubernetes/vllm-headaware.yaml", "kubernetes/vllm-headaware-gpu.yaml")
+GPU = ("compose.gpu.yaml", "kubernetes/vllm-headaware-gpu.yaml", "helm/vllm-gpu-values.yaml")
 VALUES = ("helm/vllm-values.yaml", "helm/production-stack-values.yaml")
 
 
@@ -69,7 +72,7 @@ def test_cuda_image_is_of_the_vllm_we_support() -> None:
     (version,) = re.findall(
         r"^FROM vllm/vllm-openai:v(.+)$", (DEPLOY / "Dockerfile.cuda").read_text(), re.MULTILINE
     )
-    assert f'"vllm=={version.rpartition(".")[0]}.*"' in (ROOT / "pyproject.toml").read_text()
+    assert version.rpartition(".")[0] in SERIES
 
 
 @pytest.mark.parametrize("name", COMPOSE)
@@ -100,8 +103,27 @@ def test_the_router_is_the_one_that_was_tried() -> None:
     assert f"vllm-router=={version}\n" in (ROOT / "Makefile").read_text()
 
 
-def test_manifests() -> None:
-    accepted("kubernetes-validate", "--strict", "kubernetes/vllm-headaware.yaml")
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_manifests(name: str) -> None:
+    accepted("kubernetes-validate", "--strict", name)
+
+
+@pytest.mark.parametrize("name", GPU)
+def test_gpus_are_asked_for_and_served_with_the_cuda_image(name: str) -> None:
+    text = (DEPLOY / name).read_text(encoding="utf-8")
+    assert "0.1.0-cuda" in text
+    assert "nvidia.com/gpu: 1" in text or "driver: nvidia" in text
+    assert "--dtype" not in text
+    assert "VLLM_CPU" not in text
+
+
+def test_the_gpu_deployment_is_the_same_but_for_the_device() -> None:
+    cpu, gpu = (next(yaml.safe_load_all((DEPLOY / name).read_text())) for name in DEPLOYMENTS)
+    for deployment in (cpu, gpu):
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        for name in ("image", "args", "env", "resources"):
+            container.pop(name, None)
+    assert cpu == gpu
 
 
 @pytest.mark.parametrize("kind", ["podmonitor", "scaledobject"])
@@ -171,7 +193,7 @@ def test_scalers_ask_for_what_there_is(tmp_path: Path) -> None:
     promtool("check", "rules", path)
 
 
-@pytest.mark.parametrize("name", [*COMPOSE, "kubernetes/vllm-headaware.yaml", *VALUES])
+@pytest.mark.parametrize("name", [*COMPOSE, *DEPLOYMENTS, *VALUES, GPU[-1]])
 def test_vllm_knows_every_flag(name: str) -> None:
     """Every --flag in a deployment file is one that `vllm serve` has with this plugin."""
     from vllm.entrypoints.launchers.cli_args import make_arg_parser

@@ -89,6 +89,10 @@ class StepWatcher:
 def main() -> None:
     """Serve the rounds and print the report."""
     options = json.loads(sys.argv[1])
+    if options.get("runner") == "v2":
+        from testbench.triton_interpreter import enable
+
+        enable(runner=True)
     from testbench.engine import SteppedEngine
 
     engine_args = {"max_model_len": 1024, "enforce_eager": True, **options.get("engine", {})}
@@ -113,12 +117,14 @@ def main() -> None:
     watcher = StepWatcher(scheduler, plan) if plan else None
     tokens: dict[str, list[int]] = {}
     cached: dict[str, int] = {}
+    logprobs: dict[str, list[dict[int, float]]] = {}
     preemptions = 0
     count = options.get("max_tokens", 12)
     for number, prompts in enumerate(options["rounds"]):
         for index, prompt in enumerate(prompts):
             name = f"{number}/{index}"
-            engine.add(name, prompt, count, options.get("extra_args", {}).get(name))
+            extra = options.get("extra_args", {}).get(name)
+            engine.add(name, prompt, count, extra, options.get("logprobs"))
         steps = 0
         while llm.llm_engine.has_unfinished_requests():
             outputs: Any = llm.llm_engine.step()
@@ -133,12 +139,17 @@ def main() -> None:
             for output in outputs:
                 tokens[output.request_id] = list(output.outputs[0].token_ids)
                 cached[output.request_id] = output.num_cached_tokens or 0
+                logprobs[output.request_id] = [
+                    {token: value.logprob for token, value in row.items()}
+                    for row in output.outputs[0].logprobs or ()
+                ]
             if watcher:
                 watcher.check()
     config = scheduler.kv_cache_config
     values = {
         "tokens": tokens,
         "cached": cached,
+        "logprobs": logprobs,
         "preemptions": preemptions,
         "num_blocks": config.num_blocks,
         "block_bytes": engine.block_bytes,

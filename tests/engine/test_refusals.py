@@ -42,7 +42,8 @@ SERVABLE = {
     "use_v2_model_runner": False,
 }
 CHANGES = {
-    "this device": ("device_config.device_type", "cuda"),
+    "this device": ("device_config.device_type", "xpu"),
+    "AMD GPUs (ROCm)": ("device_config.device_type", "cuda"),
     "this model's architecture": ("model_config.architecture", "GPTBigCodeForCausalLM"),
     "multi-head latent attention (MLA)": ("model_config.use_mla", True),
     "encoder-decoder models": ("model_config.is_encoder_decoder", True),
@@ -61,7 +62,8 @@ CHANGES = {
     "context parallelism": ("parallel_config.decode_context_parallel_size", 2),
     "dual-batch overlap (ubatching)": ("parallel_config.use_ubatching", True),
     "h2o with --tensor-parallel-size above 1": ("parallel_config.tensor_parallel_size", 2),
-    "model runner V2": ("use_v2_model_runner", True),
+    "h2o on GPUs": ("use_v2_model_runner", True),
+    "model runner V1 on GPUs": ("device_config.device_type", "cuda"),
 }
 
 
@@ -84,7 +86,8 @@ def test_a_servable_config_passes() -> None:
 
 
 @pytest.mark.parametrize("what", [c.what for c in CONFLICTS if "LAYOUT" not in c.what])
-def test_every_conflict_is_refused_by_name(what: str) -> None:
+def test_every_conflict_is_refused_by_name(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.version.hip", "7.0" if "ROCm" in what else None)
     with pytest.raises(HeadAwareError) as refused:
         refuse_conflicts(config_with(*CHANGES[what]), H2O if what.startswith("h2o") else POLICY)
     assert f"does not support {what}" in str(refused.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -41,7 +42,11 @@ def results() -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.gpu
 @pytest.mark.parametrize("family", FAMILIES)
-def test_kernels_agree_with_the_reference(results: dict[str, Any], family: str) -> None:
+def test_kernels_agree_with_the_reference(
+    results: dict[str, Any], family: str, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("cases", len(FAMILIES[family]))
     wrong = {name: results[name] for name in FAMILIES[family] if not results[name]["ok"]}
     assert wrong == {}

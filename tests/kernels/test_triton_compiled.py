@@ -6,6 +6,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -36,19 +39,34 @@ def test_nothing_spills_and_loads_are_wide(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_table_is_what_the_compiler_makes() -> None:
-    """Of the default's kernels; `make gpu-dry` looks at all."""
+@pytest.mark.gpu
+def test_the_table_is_what_the_compiler_makes(
+    record_property: Callable[[str, object], None],
+) -> None:
+    names = [case.name for case in CASES]
+    with ThreadPoolExecutor(2) as pool:
+        made = [*pool.map(compiled, (names[::2], names[1::2]))]
+    assert all(half["ok"] for half in made)
+    rows = {name: row for half in made for name, row in half["rows"].items()}
+    assert set(rows) == set(known())
+    for name, row in rows.items():
+        kept = known()[name]
+        assert abs(row["registers"] - kept["registers"]) <= 16, name
+        assert row["products"] == kept["products"], name
+        assert row["wide_loads"] == kept["wide_loads"], name
+    record_property("specialisations", len(rows))
+    record_property("spills", sum(row["spills"] for row in rows.values()))
+    record_property("kernels", len({name.rsplit(", ", 2)[1] for name in rows}))
+
+
+def compiled(names: list[str]) -> dict[str, Any]:
+    """What checks.gpu_kernels says of some cases."""
+    asked = [part for name in names for part in ("--case", name)]
     done = subprocess.run(
-        [sys.executable, "-m", "checks.gpu_kernels", "--case", "8B, int8"],
+        [sys.executable, "-m", "checks.gpu_kernels", *asked],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
         check=False,
     )
-    made = json.loads(done.stdout.splitlines()[-1])
-    assert made["ok"]
-    for name, row in made["rows"].items():
-        kept = known()[name]
-        assert abs(row["registers"] - kept["registers"]) <= 16, name
-        assert row["products"] == kept["products"], name
-        assert row["wide_loads"] == kept["wide_loads"], name
+    return json.loads(done.stdout.splitlines()[-1])

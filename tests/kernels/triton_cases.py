@@ -1,8 +1,8 @@
-"""Every Triton kernel in the interpreter against the float64 reference, case by case.
+"""Every Triton kernel in the interpreter, or on a GPU, against the float64 reference.
 
-Run as `python -m tests.kernels.triton_cases '["name", ...]'`: interpretation is chosen when kernels
-are imported, so it needs a process of its own. Inputs are random anew each time; the seed is
-reported. Blocks start as garbage with NaN bit patterns, outputs as NaN, hidden entries of block
+Run as `python -m tests.kernels.triton_cases '["name", ...]' [cuda]`: interpretation is chosen when
+kernels are imported, so it needs a process of its own. Inputs are random anew each time; the seed
+is reported. Blocks start as garbage with NaN bit patterns, outputs as NaN, hidden entries of block
 tables as numbers no pool has, and queries, keys and outputs are strided views.
 """
 
@@ -20,7 +20,10 @@ import torch
 
 from testbench.triton_interpreter import enable
 
-enable()
+DEVICE = sys.argv[2] if len(sys.argv) > 2 else "cpu"
+if DEVICE == "cpu":
+    enable()
+torch.set_default_device(DEVICE)
 
 from vllm_headaware.kernels.formats import FORMATS  # noqa: E402
 from vllm_headaware.kernels.reference import HeadRule, attention  # noqa: E402
@@ -116,7 +119,7 @@ class Bench:
             num_kv_heads=self.kv_heads,
             head_size=case.size,
             num_classes=len(case.classes),
-            device=torch.device("cpu"),
+            device=torch.device(DEVICE),
             piece=case.piece,
         )
         self.keys, self.values, self.queries = (
@@ -353,10 +356,12 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Case]] = {
 
 
 def main() -> None:
-    """Run the named cases, or all, and report."""
+    """Run the named cases, or all, or every n-th from the i-th ([i, n]), and report."""
     from tests.engine.child import report
 
-    names = json.loads(sys.argv[1]) if len(sys.argv) > 1 else list(CASES)
+    names: list[Any] = json.loads(sys.argv[1]) if len(sys.argv) > 1 else list(CASES)
+    if len(names) == 2 and isinstance(names[0], int):
+        names = list(CASES)[names[0] :: names[1]]
     report({name: CASES[name][0](CASES[name][1]) for name in names})
 
 

@@ -1,4 +1,4 @@
 """Attention layers split by head class, and the metadata their kernels read."""
 
-SUPPORTED_DEVICES = ("cpu",)
-"""vLLM device types with a backend in backend.BACKENDS (importing that table imports vLLM)."""
+SUPPORTED_DEVICES = ("cpu", "cuda")
+"""vLLM device types that choice.py has kernels for."""

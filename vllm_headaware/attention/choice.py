@@ -11,6 +11,11 @@ NATIVE = Kernels(cpu.NativeBackend, cpu.attend)
 STOCK = Kernels(stock.StockBackend, stock.attend)
 
 
-def choose_kernels(geometry: ModelGeometry) -> Kernels:
-    """The native kernels where they can serve the model, else vLLM's own op."""
+def choose_kernels(geometry: ModelGeometry, triton: bool) -> Kernels:
+    """The Triton kernels under model runner V2, which is what GPUs run; else the native CPU kernels
+    where they can serve the model, else vLLM's own op."""
+    if triton:
+        from vllm_headaware.attention import cuda
+
+        return Kernels(cuda.TritonBackend, cuda.attend, cuda.reserve)
     return STOCK if why_not_native(geometry.head_size, geometry.group_size) else NATIVE

@@ -10,7 +10,9 @@ from vllm.v1.attention.backend import AttentionBackend
 
 @dataclass(frozen=True)
 class Kernels:
-    """`attend(split, query, key, value, output)` is called once per layer and step."""
+    """`attend(split, query, key, value, output)` is called once per layer and step,
+    `reserve(split)` once per layer when the model is built."""
 
     backend: type[AttentionBackend]
     attend: Callable[..., None]
+    reserve: Callable[..., object] = lambda split: None

@@ -85,7 +85,8 @@ class HeadSplitAttention(nn.Module):
         kernels: Kernels,
     ) -> None:
         super().__init__()
-        self.kernels = kernels
+        self.kernels, self.classes, self.config = kernels, classes, config
+        self.scale = parent.impl.scale
         self.bound: tuple[list[torch.Tensor], Any] | None = None
         self.layer_name = parent.layer_name
         self.num_heads = parent.num_heads
@@ -198,6 +199,7 @@ def split_model(
         split = HeadSplitAttention(module, plan.heads(index, rank), plan.classes, config, kernels)
         parent_name, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent_name), attribute, split)
+        kernels.reserve(split)
         found += 1
     if found != plan.geometry.num_layers:
         raise HeadAwareError(

@@ -13,6 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from vllm_headaware import __version__
+from vllm_headaware.kernels.here import look
+from vllm_headaware.kernels.triton.support import HEAD_SIZES
 from vllm_headaware.vllm_compat.contract import (
     AS_TESTED,
     GONE,
@@ -118,13 +120,19 @@ def _device() -> Finding:
         return Finding("device", False, f"vLLM does not import: {error}")
     device = current_platform.device_type
     if device in SUPPORTED_DEVICES:
-        return Finding("device", True, device)
+        here = look()
+        memory = f", {here.memory_bytes / 2**30:.0f} GiB" if here.memory_bytes else ""
+        return Finding("device", True, f"{here.device}{memory}")
     return Finding(
         "device", False, f"{device or 'none'}; supported: {', '.join(SUPPORTED_DEVICES)}"
     )
 
 
 def _kernels() -> Finding:
+    if look().on_gpu:
+        sizes = ", ".join(map(str, HEAD_SIZES))
+        detail = f"Triton, under model runner V2; head sizes {sizes}, KV dtypes 16 bit, int8, int4"
+        return Finding("GPU kernels", True, detail)
     from vllm_headaware.kernels.cpu.library import INSTRUCTION_SETS, find_kernel
 
     found = [name for name in INSTRUCTION_SETS if find_kernel(name)]

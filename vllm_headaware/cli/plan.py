@@ -13,6 +13,7 @@ from rich.table import Table
 
 from vllm_headaware.config import FIELDS, make_config
 from vllm_headaware.config.request import RequestLimits
+from vllm_headaware.kernels.here import look
 from vllm_headaware.plan import Plan
 from vllm_headaware.plan.geometry import MODEL_DTYPES, read_geometry
 from vllm_headaware.plan.ladder import Ladders
@@ -73,11 +74,19 @@ def run(args: argparse.Namespace) -> int:
     config = make_config(flags, args.kv_policy_config)
     model_dir = resolve_model_dir(args.model)
     geometry = read_geometry(model_dir, args.dtype, args.max_model_len)
-    plan, _ = plan_model(config, geometry, model_dir, args.tensor_parallel_size)
+    device = look()
+    plan, _ = plan_model(
+        config, geometry, model_dir, args.tensor_parallel_size, triton=device.on_gpu
+    )
     lengths = args.lengths or [n for n in LENGTHS if n <= geometry.max_model_len]
     lengths = lengths or [geometry.max_model_len]
     ladder = Ladders(plan, RequestLimits(floor=config.floor)).default
     report = make_report(plan, lengths, args.memory, serve_line(args, flags), ladder)
+    report["device"] = {
+        "name": device.device,
+        "memory_bytes": device.memory_bytes,
+        "kernels": device.kernels(geometry.head_size, geometry.group_size),
+    }
     if args.json:
         print(json.dumps(report))
     else:
@@ -175,7 +184,7 @@ def show(report: dict[str, Any]) -> None:
     for c in report["classes"]:
         keeps = "everything"
         if c["heavy_hitters"] is not None:
-            keeps = f"first {c['sink']}, latest and heaviest: {c['heavy']:,}"
+            keeps = f"first {c['sink']}, latest and heaviest: {c['heavy_hitters']:,}"
         elif c["window"] is not None:
             keeps = f"first {c['sink']} + last {c['window']:,}"
         classes.add_row(
@@ -223,6 +232,12 @@ def show(report: dict[str, Any]) -> None:
     console.print(
         (f"Asked for {asked:,} tokens per KV head; " if asked else "")
         + f"a KV head keeps {achieved:,.0f} of {longest:,} tokens on average.",
+        highlight=False,
+    )
+    device, memory = report["device"], report["device"]["memory_bytes"]
+    console.print(
+        f"This machine: {device['name']}{f', {format_bytes(memory)}' if memory else ''};"
+        f" kernels: {device['kernels']}.",
         highlight=False,
     )
     console.print(report["serve"], soft_wrap=True, highlight=False, markup=False)

@@ -9,18 +9,28 @@ from vllm_headaware.config.kv_policy import KVPolicyConfig
 from vllm_headaware.config.names import AUTO, DTYPE_OPTIONS
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.kernels.cpu.support import why_not_native
+from vllm_headaware.kernels.triton.support import why_not_triton
 from vllm_headaware.plan.geometry import ModelGeometry
 
 NATIVE_DEFAULT = "int8"
-"""What a class's dtype "auto" means where the native kernels run."""
+"""What a class's dtype "auto" means where kernels of ours run."""
 
 
-def resolve_dtypes(config: KVPolicyConfig, geometry: ModelGeometry) -> KVPolicyConfig:
+def resolve_dtypes(
+    config: KVPolicyConfig, geometry: ModelGeometry, triton: bool = False
+) -> KVPolicyConfig:
     """Say what "auto" means here, and refuse formats that only native kernels have without them.
+
+    Args:
+        triton: whether the Triton kernels will serve; else those for CPUs.
 
     Raises:
         HeadAwareError: a KV dtype other than the model's, and no native kernels for the model.
     """
+    if triton:
+        if reason := why_not_triton(geometry.head_size, geometry.group_size):
+            raise HeadAwareError(f"--kv-policy cannot serve this model on GPUs: {reason}")
+        return native_dtypes(config)
     reason = why_not_native(geometry.head_size, geometry.group_size)
     if config.policy == "h2o" and reason:
         raise HeadAwareError(f"--kv-policy h2o needs the native CPU kernels, but {reason}")

@@ -22,6 +22,7 @@ def plan_model(
     geometry: ModelGeometry,
     model_dir: Path,
     tensor_parallel_size: int = 1,
+    triton: bool = False,
 ) -> tuple[Plan, HeadProfile | None]:
     """Find the profile a policy needs (measuring it if there is none) and make the plan.
 
@@ -29,7 +30,7 @@ def plan_model(
         HeadAwareError: an unusable profile, a model with layers that have windows of their own, a
             KV dtype that cannot be served here, or heads that cannot be dealt to the ranks.
     """
-    config = resolve_dtypes(config, geometry)
+    config = resolve_dtypes(config, geometry, triton)
     profile = None
     if POLICIES[config.policy]().needs_profile:
         profile = find_profile(

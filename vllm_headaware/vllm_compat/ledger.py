@@ -149,6 +149,16 @@ LEDGER = (
         "CommonAttentionMetadata names its requests",
     ),
     Touch(
+        "vllm.v1.worker.gpu.model_runner",
+        (
+            *("GPUModelRunner.initialize_kv_cache", "GPUModelRunner.add_requests"),
+            "GPUModelRunner.prepare_attn",
+        ),
+        "worker/v2.py",
+        "windows and prompt lengths lie by request slot when builders run (runner V2)",
+        "CommonAttentionMetadata has the slots of its requests on the device",
+    ),
+    Touch(
         "vllm.v1.worker.cpu_model_runner",
         ("CPUModelRunner._zero_block_ids",),
         "worker/zeroing.py",

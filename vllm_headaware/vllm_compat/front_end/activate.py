@@ -17,6 +17,10 @@ from vllm_headaware.vllm_compat.contract import require_contract
 from vllm_headaware.vllm_compat.front_end.conflicts import refuse_conflicts
 
 logger = logging.getLogger("vllm.headaware")
+UNTRIED = (
+    "KV policies on GPUs are new: their kernels were checked in Triton's interpreter and compiler,"
+    " and not yet on a GPU; python -m checks.gpu of the repository measures them on yours"
+)
 
 
 def activate(vllm_config: Any, config: KVPolicyConfig) -> None:
@@ -33,6 +37,7 @@ def activate(vllm_config: Any, config: KVPolicyConfig) -> None:
         geometry,
         resolve_model_dir(vllm_config.model_config.model),
         vllm_config.parallel_config.tensor_parallel_size,
+        triton=vllm_config.use_v2_model_runner,
     )
     limits = RequestLimits(
         floor=config.floor,
@@ -42,6 +47,8 @@ def activate(vllm_config: Any, config: KVPolicyConfig) -> None:
     )
     put_plan(vllm_config, plan, profile.checksum if profile else "", limits)
     logger.info(describe(plan))
+    if vllm_config.device_config.device_type == "cuda":
+        logger.warning(UNTRIED)
 
 
 def engine_geometry(vllm_config: Any) -> ModelGeometry:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from vllm_headaware.attention import SUPPORTED_DEVICES
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
@@ -35,8 +37,13 @@ class Conflict:
 CONFLICTS = (
     Conflict(
         "this device",
-        f"it runs on {', '.join(SUPPORTED_DEVICES)} for now",
+        "it runs on CPUs and on NVIDIA GPUs",
         lambda c, _: c.device_config.device_type not in SUPPORTED_DEVICES,
+    ),
+    Conflict(
+        "AMD GPUs (ROCm)",
+        "its kernels were made and judged for CPUs and NVIDIA GPUs",
+        lambda c, _: c.device_config.device_type == "cuda" and torch.version.hip is not None,
     ),
     Conflict(
         "this model's architecture",
@@ -117,9 +124,14 @@ CONFLICTS = (
         lambda c, config: config.policy == "h2o" and c.parallel_config.tensor_parallel_size > 1,
     ),
     Conflict(
-        "model runner V2",
+        "h2o on GPUs",
+        "the Triton kernels do not measure attention mass; use --kv-policy headaware",
+        lambda c, config: config.policy == "h2o" and c.use_v2_model_runner,
+    ),
+    Conflict(
+        "model runner V1 on GPUs",
         "unset VLLM_USE_V2_MODEL_RUNNER",
-        lambda c, _: c.use_v2_model_runner,
+        lambda c, _: c.device_config.device_type == "cuda" and not c.use_v2_model_runner,
     ),
     Conflict(
         "VLLM_KV_CACHE_LAYOUT other than BLHNC",

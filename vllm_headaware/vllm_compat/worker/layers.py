@@ -28,7 +28,7 @@ def _create_model(
         from vllm_headaware.attention.split import split_model
 
         with set_current_vllm_config(vllm_config):
-            kernels = choose_kernels(plan.geometry)
+            kernels = choose_kernels(plan.geometry, vllm_config.use_v2_model_runner)
             rank = get_tensor_model_parallel_rank()
             split_model(model, vllm_config, plan, rank, kernels)
     return model
