@@ -5,6 +5,7 @@
 # make gpu-check   on a machine with an NVIDIA GPU: right on the device, then speed against stock vLLM
 # make bench   the attention op and the engine against stock vLLM; needs an idle machine
 # make overload four times what the cache holds, against stock vLLM; last line is JSON
+# make open-ended  chats without max_tokens, short ones and endless ones, against stock vLLM
 # make soak    random load, aborts and pressure for MINUTES, then everything must be given back
 # make outside-check  lm-eval asks the server with the policy and without
 # make monitor     the server with a real Prometheus beside it
@@ -44,7 +45,7 @@ export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help venv model profile serve test test-fast smoke bench overload soak monitor observe \
+.PHONY: help venv model profile serve test test-fast smoke bench overload open-ended soak monitor observe \
     router loadtest outside-check dashboards monitoring-tools router-tool aiperf-tool lm-eval-tool \
     kvpress-tool dist docs gpu-dry gpu-check lint format clean
 
@@ -157,6 +158,9 @@ bench: $(INSTALLED) $(MODELLED)
 	$(PY) -m benchmarks.bench_attention
 	$(PY) -m benchmarks.bench_prefill
 	$(PY) -m benchmarks.bench_serving --model $(MODEL)
+
+open-ended: $(INSTALLED) $(MODELLED)
+	@$(PY) -m checks.open_ended --model $(MODEL)
 
 overload: $(INSTALLED) $(MODELLED)
 	@$(PY) -m checks.overload --model $(MODEL)

@@ -12,7 +12,7 @@ from typing import Any
 
 from testbench.server import SERVED_NAME
 
-TIMEOUT_SECONDS = 900.0
+TIMEOUT_SECONDS = 3600.0
 
 
 @dataclass

@@ -40,59 +40,14 @@ def main() -> None:
     measure(args.side, DRY if args.dry_run else REAL, args.dry_run)
 
 
-def write_model(folder: Path, g: Any, longest: int) -> None:
-    """A config, weights that nobody reads, and a profile: every fourth KV head is retrieval."""
-    import torch
-    from safetensors.torch import save_file
-
-    from vllm_headaware.profile.format import SCORES, HeadProfile, ProfiledModel
-    from vllm_headaware.profile.locate import FILE_NAME
-    from vllm_headaware.profile.model_hash import model_hash
-
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": g.hidden_size,
-        "intermediate_size": g.intermediate_size,
-        "num_hidden_layers": g.layers,
-        "num_attention_heads": g.query_heads,
-        "num_key_value_heads": g.kv_heads,
-        "head_dim": g.head_size,
-        "vocab_size": 32000,
-        "max_position_embeddings": longest,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 500000.0,
-        "hidden_act": "silu",
-        "tie_word_embeddings": True,
-        "torch_dtype": "bfloat16",
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file({"nothing": torch.zeros(1)}, folder / "model.safetensors")
-    rows = [
-        [float((head + layer) % 4 == 0) for head in range(g.kv_heads)] for layer in range(g.layers)
-    ]
-    profile = HeadProfile(
-        model=ProfiledModel(
-            name="random weights",
-            hash=model_hash(folder),
-            num_layers=g.layers,
-            num_kv_heads=g.kv_heads,
-            num_query_heads=g.query_heads,
-            head_size=g.head_size,
-        ),
-        scores=dict.fromkeys(SCORES, rows),
-    )
-    profile.save(folder / FILE_NAME)
-
-
 def measure(name: str, scale: Any, dry: bool) -> None:
     """Every load: TTFT of the batch, time of a decode step, and what fits."""
     longest = max(load.tokens for load in scale.engine) + scale.new_tokens + 32
     folder = Path(tempfile.mkdtemp())
-    write_model(folder, scale.geometry, longest)
     import vllm_headaware.plugin
+    from testbench.blank_model import write_blank_model
+
+    write_blank_model(folder, longest, **vars(scale.geometry))
 
     vllm_headaware.plugin.register()
     from vllm import LLM, SamplingParams

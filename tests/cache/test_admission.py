@@ -2,29 +2,30 @@
 
 import random
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.plan.test_plan import DEMO, plan_for
+from vllm_headaware.cache.accounts import OVERCOMMIT, Accounts, Claim
 from vllm_headaware.cache.admission import (
     HIGH_WATER,
     LOW_WATER,
     PATIENCE,
     BudgetMonitor,
     Pool,
-    Tenant,
 )
 from vllm_headaware.plan import Plan
 from vllm_headaware.plan.ladder import make_ladder
 
 PLAN = plan_for(DEMO, sink=50, window=200, induction_window=700)
 WIDE_PROMPTS = plan_for(DEMO, sink=50, window=200, induction_window=700, prefill_window=900)
-BLOCK: Any = SimpleNamespace(ref_cnt=1, is_null=False)
-SHARED: Any = SimpleNamespace(ref_cnt=2, is_null=False)
-FREE: Any = SimpleNamespace(ref_cnt=0, is_null=False)
-HOLE: Any = SimpleNamespace(ref_cnt=1, is_null=True)
+
+
+def pool_of(
+    capacity: int, max_in_flight: int, steps_in_flight: int = 1, plan: Plan = PLAN
+) -> Accounts:
+    return Accounts(Pool(plan.classes, capacity, max_in_flight, steps_in_flight))
 
 
 @dataclass
@@ -44,12 +45,9 @@ class Running:
         blocks = self.plan.blocks(self.scheduled, self.settled, self.windows, self.prompt)
         return list(blocks.values()) if self.scheduled else [0] * len(self.plan.classes)
 
-    def tenant(self) -> Tenant:
+    def claim(self) -> Claim:
         prefill = max(self.prompt - self.settled, 0)
-        own = [[BLOCK] * n for n in self.held]
-        if self.windows[0] is None:  # holes are none of an unlimited class
-            assert len(own[0]) == -(-self.scheduled // self.plan.classes[0].block_tokens)
-        return Tenant(self.windows, self.full, own, prefill, self.prompt if prefill else 0)
+        return Claim(self.windows, self.full, self.full, prefill, self.prompt if prefill else 0)
 
 
 @pytest.mark.parametrize("plan", [PLAN, WIDE_PROMPTS], ids=["same", "wider-for-prompts"])
@@ -58,7 +56,8 @@ def test_nobody_who_started_runs_out_of_blocks(seed: int, plan: Plan) -> None:
     rng = random.Random(seed)
     steps_in_flight, batch = rng.choice([1, 2]), rng.choice([64, 100, 512])
     capacity = rng.randrange(120, 260)
-    pool = Pool(plan.classes, capacity, steps_in_flight * batch, steps_in_flight)
+    accounts = pool_of(capacity, steps_in_flight * batch, steps_in_flight, plan)
+    pool = accounts.pool
     ladder = make_ladder(plan.classes, plan.windows, 0.25)
     waiting = [(rng.randrange(1, 2000), rng.randrange(1, 400)) for _ in range(60)]
     running: list[Running] = []
@@ -78,8 +77,9 @@ def test_nobody_who_started_runs_out_of_blocks(seed: int, plan: Plan) -> None:
             prompt, new = waiting[0]
             request = Running(plan, prompt, prompt + new, rng.choice(ladder))
             free = capacity - sum(sum(r.held) for r in running)
-            wanted = Tenant(request.windows, request.full, [[]] * 3, prompt, prompt)
-            if running and pool.left(free, [r.tenant() for r in running], wanted) < 0:
+            for r in running:
+                accounts.open(str(id(r)), r.claim(), r.held)
+            if running and accounts.left(free, request.claim()) < 0:
                 break
             assert running or pool.fits_alone(request.windows, request.full, prompt)
             waiting.pop(0)
@@ -93,30 +93,84 @@ def test_nobody_who_started_runs_out_of_blocks(seed: int, plan: Plan) -> None:
             if len(request.chunks) >= steps_in_flight:
                 request.settled += request.chunks.pop(0)
         finished += sum(r.settled >= r.full for r in running)
+        for request in running:
+            if request.settled >= request.full:
+                accounts.close(str(id(request)))
         running = [r for r in running if r.settled < r.full]
     assert finished == 60
+    assert accounts.left(capacity) == capacity, "sums that do not come back to nothing"
     assert most > 0.6 * capacity, "admission should not leave the pool idle"
 
 
 def test_what_is_shared_is_not_promised_twice() -> None:
-    pool = Pool(PLAN.classes, 500, 64)
-    size = PLAN.classes[0].block_tokens
-    full = 40 * size
+    full = 40 * PLAN.classes[0].block_tokens
     everything = (None, *PLAN.windows[1:])
-    other = Tenant(everything, full, [[SHARED] * 30, [], []], 0)
-    empty = Tenant(everything, full, [[], [], []], full)
-    hits = Tenant(everything, full, [[SHARED] * 30, [], []], full)
-    cached = Tenant(everything, full, [[FREE] * 30, [], []], full)
-    alone = pool.left(500, [other], empty)
-    assert pool.left(500, [other], hits) == alone + 30
-    assert pool.left(500, [other], cached) == alone, "a cached block must still be taken"
+    accounts = pool_of(500, 64)
+    accounts.open("other", Claim(everything, full, full), [30, 0, 0])
+    wanted = Claim(everything, full, full, full)
+    assert accounts.left(500, wanted, [30, 0, 0]) == accounts.left(500, wanted) + 30
 
 
-def test_shared_blocks_of_a_window_do_not_count_as_kept() -> None:
-    pool = Pool(PLAN.classes, 500, 64)
-    own = Tenant(PLAN.windows, 4000, [[BLOCK] * 9, [BLOCK] * 3, [HOLE, BLOCK]], 0)
-    shared = Tenant(PLAN.windows, 4000, [[SHARED] * 9, [SHARED] * 3, [HOLE, SHARED]], 0)
-    assert pool.left(400, [own]) - pool.left(400, [shared]) == 3 + 1
+def test_only_what_a_request_holds_alone_counts_as_kept() -> None:
+    accounts = pool_of(500, 64)
+    claim = Claim(PLAN.windows, 4000, 4000)
+    accounts.open("r", claim, [9, 3, 1])
+    before = accounts.left(400)
+    accounts.holds("r", [9, 0, 0])
+    assert before - accounts.left(400) == 3 + 1
+
+
+def test_sums_are_what_a_recount_gives() -> None:
+    """Whatever order requests come, change and go in."""
+    rng = random.Random(8)
+    accounts = pool_of(900, 200, 2)
+    known: dict[str, tuple[Claim, list[int]]] = {}
+    for step in range(600):
+        name = f"r{rng.randrange(12)}"
+        windows = rng.choice([PLAN.windows, (500, 300, 100)])
+        full, prompt = rng.randrange(1, 6000), rng.choice([0, 0, 900])
+        claim = Claim(windows, full, full + rng.choice([0, 3000]), prompt, prompt)
+        own = [rng.randrange(20) for _ in PLAN.classes]
+        if name in known and rng.random() < 0.3:
+            accounts.close(name)
+            del known[name]
+        elif name in known and rng.random() < 0.5:
+            known[name] = (known[name][0], own)
+            accounts.holds(name, own)
+        else:
+            known[name] = (claim, own)
+            accounts.open(name, claim, own)
+        wanted = rng.choice([None, claim])
+        assert accounts.left(700, wanted) == recount(accounts.pool, 700, known, wanted), step
+
+
+def recount(pool: Pool, free: int, known: Any, wanted: Claim | None) -> int:
+    """Accounts.left, from scratch."""
+
+    def promises(claim: Claim) -> list[int]:
+        return pool.promises(claim.windows, claim.expected, claim.num_prompt, claim.prefill_tokens)
+
+    claims = [claim for claim, _ in known.values()] + ([wanted] if wanted else [])
+    prefill = min(sum(claim.prefill_tokens for claim in claims), pool.max_in_flight)
+    left = free - (sum(promises(wanted)) if wanted else 0)
+    for index, head_class in enumerate(pool.classes):
+        needs = [promises(claim)[index] - own[index] for claim, own in known.values()]
+        left -= sum(max(need, 0) for need in needs)
+        excess = sum(max(-need, 0) for need in needs)
+        if any(claim.windows[index] is not None for claim in claims):
+            left -= max(-(-prefill // head_class.block_tokens) - excess, 0)
+    return left
+
+
+def test_the_pool_is_not_promised_without_end() -> None:
+    accounts = pool_of(500, 64)
+    claim = Claim(PLAN.windows, 300, 8000)
+    worst = sum(accounts.pool.promises(PLAN.windows, 8000, 0, 0))
+    fit = int(OVERCOMMIT * 500) // worst
+    for number in range(fit):
+        assert not accounts.overcommitted(claim), number
+        accounts.open(f"r{number}", claim, [0, 0, 0])
+    assert accounts.overcommitted(claim)
 
 
 def test_a_request_that_never_fits() -> None:
@@ -165,12 +219,16 @@ def test_pressure_restarts_patience_and_the_floor_holds() -> None:
 
 
 def test_what_is_held_counts_and_a_prefill_needs_a_block_more() -> None:
-    pool = Pool(PLAN.classes, 500, 0)
     windows = (None, *PLAN.windows[1:])
-    holding = Tenant(windows, 6000, [[BLOCK] * 12, [BLOCK] * 2, [BLOCK]], 0)
-    nothing = Tenant(windows, 6000, [[], [], []], 0)
-    assert pool.left(400, [holding]) - pool.left(400, [nothing]) == 12 + 2 + 1
-    prefilling = Tenant(windows, 6000, [[], [], []], 6000)
-    assert pool.left(400, [nothing]) - pool.left(400, [prefilling]) == 2, "one per windowed class"
-    short = Tenant(windows, 20, [[], [], []], 20)
-    assert pool.left(400, [short]) == 400 - 3, "never more than the request has"
+
+    def left(claim: Claim, own: list[int]) -> int:
+        accounts = pool_of(500, 0)
+        accounts.open("r", claim, own)
+        return accounts.left(400)
+
+    decoding = Claim(windows, 6000, 6000)
+    nothing = left(decoding, [0, 0, 0])
+    assert left(decoding, [12, 2, 1]) - nothing == 12 + 2 + 1
+    prefilling = left(Claim(windows, 6000, 6000, 6000), [0, 0, 0])
+    assert nothing - prefilling == 2, "one per windowed class"
+    assert left(Claim(windows, 20, 20, 20), [0, 0, 0]) == 400 - 3, "never more than it has"

@@ -312,3 +312,46 @@ def test_a_prefix_hit_needs_the_blocks_of_the_requests_own_window(
     assert found == length
     seen = visible_blocks(manager.kv_cache_spec, length, window)
     assert [i for i, b in enumerate(blocks[0]) if not b.is_null] == sorted(seen)
+
+
+def test_blocks_held_alone_and_adopted_by_another() -> None:
+    """a keeps sinks and window of 40 tokens; b adopts them while a still holds them."""
+    manager = make_manager()
+    manager.allocate_new_blocks("a", 40, 40)
+    assert manager.own_blocks("a") == 10
+    cache(manager, "a", 40)
+    manager.remove_skipped_blocks("a", 40)
+    assert manager.own_blocks("a") == len(held(manager, "a")) == 4
+    (hit,), length = manager.find_longest_cache_hit(
+        HASHES[:10], 40, [0], manager.block_pool, manager.kv_cache_spec, False, BLOCK
+    )
+    assert length == 40
+    manager.add_local_computed_blocks("b", hit, length, 0)
+    manager.adopted("b", hit)
+    assert (manager.own_blocks("a"), manager.own_blocks("b")) == (0, 0)
+    assert manager.shared_since == {"a"}
+    manager.allocate_new_blocks("b", 48, 48)
+    assert manager.own_blocks("b") == 2
+    manager.remove_skipped_blocks("b", 48)
+    assert manager.own_blocks("b") == 2, "what it shared left its window, and nothing came free"
+    manager.free("a")
+    manager.forget("a")
+    manager.free("b")
+    manager.forget("b")
+    assert (manager.own_blocks("a"), manager.own_blocks("b")) == (0, 0)
+    assert manager.block_pool.get_num_free_blocks() == 63
+
+
+def test_quiet_until_a_block_comes_or_goes() -> None:
+    manager = make_manager()
+    manager.allocate_new_blocks("a", 41, 41)
+    manager.remove_skipped_blocks("a", 40)
+    before = held(manager, "a")
+    until = manager.quiet_until("a", 40)
+    for tokens in range(42, until + 1):
+        manager.remove_skipped_blocks("a", tokens - 1)
+        assert not manager.allocate_new_blocks("a", tokens, tokens)
+        assert held(manager, "a") == before, tokens
+    manager.remove_skipped_blocks("a", until)
+    manager.allocate_new_blocks("a", until + 1, until + 1)
+    assert held(manager, "a") != before

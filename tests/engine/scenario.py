@@ -35,7 +35,7 @@ class StepWatcher:
         self.take_census = take_census
         self.managers = scheduler.kv_cache_manager.coordinator.single_type_managers
         self.processed: dict[str, int] = {}
-        self.steps_checked = self.max_running = 0
+        self.steps_checked = self.max_running = self.own_short = 0
         self.faults: list[str] = []
         first = self.managers[0]
         original = first.remove_skipped_blocks
@@ -69,6 +69,13 @@ class StepWatcher:
             for head_class, manager in zip(self.plan.classes, self.managers, strict=True):
                 blocks = manager.req_to_blocks[request.request_id]
                 held = sum(not block.is_null for block in blocks)
+                alone = manager.own_blocks(request.request_id)
+                real = len(blocks)
+                if manager.gives_back(request.request_id):
+                    real = sum(block.ref_cnt == 1 and not block.is_null for block in blocks)
+                if alone > real:
+                    self.faults.append(f"{name} is said to hold {alone} alone, but holds {real}")
+                self.own_short = max(self.own_short, real - alone)
                 if held != expected[head_class.name]:
                     self.faults.append(
                         f"{head_class.name} holds {held}, planned {expected[head_class.name]} at"
@@ -95,6 +102,10 @@ def main() -> None:
         enable(runner=True)
     from testbench.engine import SteppedEngine
 
+    if first_guess := options.get("first_guess"):
+        from vllm_headaware.cache import growth
+
+        growth.FIRST_GUESS = first_guess
     engine_args = {"max_model_len": 1024, "enforce_eager": True, **options.get("engine", {})}
     engine = SteppedEngine(
         options["model"],
@@ -164,6 +175,8 @@ def main() -> None:
         "windows": watcher.windows if watcher else {},
         "most_held": watcher.most_held if watcher else {},
         "levels": watcher.levels if watcher else {},
+        "own_short": watcher.own_short if watcher else 0,
+        "left_at_end": watcher.budgets.left() if watcher else 0,
         "remembered": sum(len(m.own_windows) for m in watcher.managers) if watcher else 0,
         "level_at_end": watcher.budgets.monitor.level if watcher else 0,
         "changes": watcher.budgets.monitor.changes if watcher else {},

@@ -98,6 +98,35 @@ def test_pressure_tightens_and_nobody_is_preempted(
     expect_reference(model, report, prompts)
 
 
+def test_answers_longer_than_anybody_expected(model: Path, long_prompts: list[list[int]]) -> None:
+    """The pool holds two thirds of what all become. By prediction more run at once and some are put
+    back; with everything reserved nobody is. The answers are the reference's either way."""
+    prompts = [prompt[:90] for prompt in long_prompts[:6]]
+    plan = plan_from_dict(run_scenario(model, rounds=[prompts[:1]], engine=WIDE)["plan"])
+    predict, reserve = (
+        run_scenario(
+            model,
+            rounds=[prompts],
+            engine={
+                **{**WIDE, "kv_floor": 1.0, "kv_admission": admission},
+                "max_num_batched_tokens": 100,
+                "max_num_seqs": 7,
+                "num_gpu_blocks_override": 6 * sum(plan.blocks(180).values()) * 2 // 3,
+            },
+            first_guess=10,
+            max_tokens=90,
+        )
+        for admission in ("predict", "reserve")
+    )
+    assert predict["preemptions"] > 0 == reserve["preemptions"]
+    assert predict["max_running"] > reserve["max_running"]
+    for report in (predict, reserve):
+        assert (report["faults"], report["held_at_end"]) == ([], 0)
+        assert report["left_at_end"] == report["num_blocks"] - 1
+    expect_reference(model, predict, prompts)
+    assert reserve["tokens"] == predict["tokens"]
+
+
 def test_windows_hold_through_preemption(model: Path, long_prompts: list[list[int]]) -> None:
     report = run_scenario(
         model,

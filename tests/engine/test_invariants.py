@@ -91,6 +91,8 @@ def test_3_quantised_output_is_the_reference_of_the_formats(
 
 def test_4_and_5_blocks_are_the_plan_at_every_step(together: Any) -> None:
     assert together["faults"] == []
+    assert together["own_short"] == 0, "sums that are kept are what a recount gives"
+    assert together["left_at_end"] == together["num_blocks"] - 1
     assert together["steps_checked"] > 100
     assert together["max_running"] > 4
     assert together["held_at_end"] == 0

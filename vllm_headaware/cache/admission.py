@@ -1,15 +1,14 @@
-"""Who may start, and at which budget, so that nobody who started runs out of blocks.
+"""What a pool can hold of requests, and which budget the next one gets.
 
-A request gets its windows when it starts and keeps them for life. `Pool` answers how many blocks
-are promised to nobody: free ones, less what running requests will still take until they reach
-their full length. `BudgetMonitor` answers how tight the windows of the next request are.
+A request gets its windows when it starts and keeps them for life. `Pool` answers how many blocks a
+request takes at most until it has so many tokens; accounts.py adds up what all of them will still
+take. `BudgetMonitor` answers how tight the windows of the next request are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from vllm_headaware.plan import HeadClass
 from vllm_headaware.plan.windows import Windows
@@ -81,25 +80,6 @@ class BudgetMonitor:
         return True
 
 
-@dataclass(frozen=True)
-class Tenant:
-    """A request as the pool sees it.
-
-    Attributes:
-        windows: its own.
-        full_tokens: its length when it has generated all it may.
-        blocks: its blocks of every class, null blocks for holes.
-        prefill_tokens: tokens of its prompt that are not settled; 0 when it is decoding.
-        num_prompt: tokens of its prompt while it is read; 0 afterwards.
-    """
-
-    windows: Windows
-    full_tokens: int
-    blocks: Sequence[Sequence[Any]]
-    prefill_tokens: int
-    num_prompt: int = 0
-
-
 class Pool:
     """Arithmetic of one block pool shared by head classes.
 
@@ -132,64 +112,31 @@ class Pool:
         )
         return max(peaks) <= self.capacity
 
-    def left(self, free: int, tenants: Sequence[Tenant], hits: Tenant | None = None) -> int:
-        """Blocks promised to nobody; negative when more is promised than there is.
+    def bounded(self, index: int, windows: Windows) -> bool:
+        """Whether blocks of a class go back while a request runs: by its window, or by score."""
+        return windows[index] is not None or self.classes[index].policy.heavy_hitters is not None
+
+    def chunks(self, index: int, prefill_tokens: int) -> int:
+        """Blocks of a windowed class for the chunks of prompts that are being computed."""
+        tokens = min(prefill_tokens, self.max_in_flight)
+        return -(-tokens // self.classes[index].block_tokens)
+
+    def promises(
+        self, windows: Windows, full_tokens: int, num_prompt: int, prefill_tokens: int
+    ) -> list[int]:
+        """Most blocks of each class that a request holds until it has full_tokens tokens.
 
         Args:
-            free: blocks anybody may take now.
-            tenants: requests that hold blocks.
-            hits: a request that wants to start; its blocks are its prefix hits.
+            num_prompt: tokens of its prompt while it is read; 0 afterwards.
+            prefill_tokens: tokens of its prompt that are not settled; 0 when it is decoding.
         """
-        left = free
-        prefill = sum(tenant.prefill_tokens for tenant in tenants)
-        prefill += hits.prefill_tokens if hits else 0
-        for index, head_class in enumerate(self.classes):
-            excess = 0
-            for tenant in tenants:
-                need = self._promise(head_class, index, tenant) - _own(head_class, tenant, index)
-                left -= max(need, 0)
-                excess += max(-need, 0)
-            if hits:
-                left -= self._promise(head_class, index, hits) - _shared(head_class, hits, index)
-            # Windowed classes also hold the chunks that are being computed, whoever's they are.
-            chunks = -(-min(prefill, self.max_in_flight) // head_class.block_tokens)
-            if any(_bounded(head_class, index, t) for t in (*tenants, *([hits] if hits else []))):
-                left -= max(chunks - excess, 0)
-        return left
-
-    def _promise(self, head_class: HeadClass, index: int, tenant: Tenant) -> int:
-        window = tenant.windows[index]
-        most = max(
-            head_class.most_blocks(tokens, own, self.steps_in_flight)
-            for tokens, own in (
-                (tenant.full_tokens, window),
-                (tenant.num_prompt, head_class.reading_window(window)),
-            )
-        )
-        if not _bounded(head_class, index, tenant) or not tenant.prefill_tokens:
-            return most
-        return min(most + 1, -(-tenant.full_tokens // head_class.block_tokens))
-
-
-def _bounded(head_class: HeadClass, index: int, tenant: Tenant) -> bool:
-    """Whether blocks of the class go back while the request runs: by its window, or by score."""
-    return tenant.windows[index] is not None or head_class.policy.heavy_hitters is not None
-
-
-def _own(head_class: HeadClass, tenant: Tenant, index: int) -> int:
-    """Blocks that count towards a running request's promise.
-
-    A block that leaves a window comes free only if nobody shares it, so shared ones do not count;
-    what never leaves counts, shared or not.
-    """
-    blocks = tenant.blocks[index]
-    if not _bounded(head_class, index, tenant):
-        return len(blocks)
-    return sum(block.ref_cnt == 1 and not block.is_null for block in blocks)
-
-
-def _shared(head_class: HeadClass, tenant: Tenant, index: int) -> int:
-    """Prefix hits that take nothing from the pool, now or later: others hold them already."""
-    if _bounded(head_class, index, tenant):
-        return 0
-    return sum(block.ref_cnt > 0 for block in tenant.blocks[index])
+        promises = []
+        for index, (head_class, window) in enumerate(zip(self.classes, windows, strict=True)):
+            most = head_class.most_blocks(full_tokens, window, self.steps_in_flight)
+            if num_prompt:
+                reading = head_class.reading_window(window)
+                most = max(most, head_class.most_blocks(num_prompt, reading, self.steps_in_flight))
+            if prefill_tokens and self.bounded(index, windows):
+                most = min(most + 1, -(-full_tokens // head_class.block_tokens))
+            promises.append(most)
+        return promises

@@ -46,6 +46,7 @@ class Events:
         finished: what each finished request held at its end.
         level_changes: steps of the budget monitor, by direction: tighten, relax.
         started: requests that started, by the level of their budget, a number as text.
+        growth: tokens of answers that ended: as expected when they started, and real.
     """
 
     freed: dict[str, int] = field(default_factory=dict)
@@ -53,6 +54,7 @@ class Events:
     finished: list[Holding] = field(default_factory=list)
     level_changes: dict[str, int] = field(default_factory=dict)
     started: dict[str, int] = field(default_factory=dict)
+    growth: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,10 @@ class ClassManager(SingleTypeKVCacheManager):
         """Blocks that left a window since the engine started."""
         self.own_windows: dict[str, int | None] = {}
         """Windows of the requests that have one of their own, by request id."""
+        self._alone: dict[str, set[int]] = {}
+        self._keeper: dict[int, str] = {}
+        self.shared_since: set[str] = set()
+        """Requests whose blocks another has adopted; whoever acts on it clears it."""
 
     def window_of(self, request_id: str) -> int | None:
         """Last tokens kept of a request; None keeps everything."""
@@ -56,6 +60,72 @@ class ClassManager(SingleTypeKVCacheManager):
     def reading_window_of(self, request_id: str) -> int | None:
         """The same while its prompt is read."""
         return reading_window(self.window_of(request_id), self.kv_cache_spec.prefill_window)
+
+    def own_blocks(self, request_id: str) -> int:
+        """Blocks that a request alone holds; where it gives none back before its end, all it holds.
+
+        A block that leaves a window comes free only if nobody shares it.
+        """
+        alone = self._alone.get(request_id)
+        if alone is not None:
+            return len(alone)
+        if self.gives_back(request_id):
+            return 0
+        return len(self.req_to_blocks.get(request_id, ()))
+
+    def gives_back(self, request_id: str) -> bool:
+        """Whether blocks of a request go back while it runs."""
+        return self.window_of(request_id) is not None
+
+    def allocate_new_blocks(
+        self, request_id: str, num_tokens: int, num_tokens_main_model: int
+    ) -> list[KVCacheBlock]:
+        """Take blocks for the tokens that have none."""
+        blocks = super().allocate_new_blocks(request_id, num_tokens, num_tokens_main_model)
+        if blocks and self.gives_back(request_id):
+            self._keep(request_id, blocks)
+        return blocks
+
+    def _keep(self, request_id: str, blocks: Sequence[KVCacheBlock]) -> None:
+        alone = self._alone.setdefault(request_id, set())
+        for block in blocks:
+            alone.add(block.block_id)
+            self._keeper[block.block_id] = request_id
+
+    def adopted(self, request_id: str, blocks: Sequence[KVCacheBlock]) -> None:
+        """A request holds prefix hits, whose reference counts have it in them already."""
+        for block in blocks:
+            if block.is_null:
+                continue
+            if block.ref_cnt == 1:
+                if self.gives_back(request_id):
+                    self._keep(request_id, [block])
+                continue
+            other = self._keeper.get(block.block_id)
+            if other in self._alone and block.block_id in self._alone[other]:
+                self._alone[other].discard(block.block_id)
+                self.shared_since.add(other)
+
+    def quiet_until(self, request_id: str, processed: int) -> int:
+        """Tokens of a decoding request up to which it takes and gives back no block of this class.
+
+        Blocks enter the prefix cache elsewhere; see budgets.py.
+
+        Args:
+            processed: of its tokens, those whose step is over.
+        """
+        until = len(self.req_to_blocks[request_id]) * self.block_size
+        window = self.own_windows.get(request_id, self.kv_cache_spec.window)
+        if window is None:
+            return until
+        first = self.kv_cache_spec.first_window_block(processed, window)
+        # The query of the last of so many tokens stands one before.
+        dropped = (first + 1) * self.block_size + window - 1
+        return dropped if dropped < until else until
+
+    def forget(self, request_id: str) -> None:
+        """A request holds nothing any more."""
+        self._alone.pop(request_id, None)
 
     def remove_skipped_blocks(
         self,
@@ -71,6 +141,13 @@ class ClassManager(SingleTypeKVCacheManager):
             return
         spec = self.kv_cache_spec
         end = min(spec.first_window_block(processed_computed_tokens, window), len(blocks))
+        if end <= spec.sink_blocks or blocks[end - 1].is_null:
+            return
+        alone = self._alone.get(request_id, set())
+        for index in range(end - 1, spec.sink_blocks - 1, -1):
+            if blocks[index].is_null:
+                break
+            alone.discard(blocks[index].block_id)
         free_before = self.block_pool.get_num_free_blocks()
         self._remove_blocks_in_range(request_id, spec.sink_blocks, end)
         self.num_window_freed += self.block_pool.get_num_free_blocks() - free_before
@@ -86,12 +163,18 @@ class ClassManager(SingleTypeKVCacheManager):
 class UnlimitedManager(ClassManager, FullAttentionManager):
     """Keeps everything, but what a request's own window hides, or what evict() takes."""
 
+    def gives_back(self, request_id: str) -> bool:
+        """Whether blocks of a request go back while it runs: by its own window, or by score."""
+        return self.kv_cache_spec.heavy_hitters or super().gives_back(request_id)
+
     def evict(self, request_id: str, positions: Sequence[int]) -> None:
         """Give back blocks of a request by their position; its later blocks depend on what it lost,
         so none of them enters the prefix cache."""
         blocks = self.req_to_blocks[request_id]
         self.block_pool.free_blocks([blocks[position] for position in positions])
+        alone = self._alone.get(request_id, set())
         for position in positions:
+            alone.discard(blocks[position].block_id)
             blocks[position] = self._null_block
         self.num_cached_block[request_id] = NEVER_CACHED
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_headaware.config.names import AUTO, DTYPE_OPTIONS, POLICY_OPTIONS, PRESSURE
+from vllm_headaware.config.names import ADMISSIONS, AUTO, DTYPE_OPTIONS, POLICY_OPTIONS, PRESSURE
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.kernels.formats import FORMATS
 
@@ -36,7 +36,9 @@ class KVPolicyConfig:
     where the native kernels can run, else the model's own. While a prompt is read, windows are at
     least `prefill_window` wide. `budget` is the mean number of tokens
     that a KV head keeps of a request; 0 leaves the windows as they are named. `floor` is the share
-    of each window that stays under pressure; request_* bound what single requests may ask for.
+    of each window that stays under pressure; `admission` is whether requests start by what their
+    answers are expected to take, or by all they may; request_* bound what single requests may ask
+    for.
 
     Raises:
         HeadAwareError: a value is of the wrong type or out of range.
@@ -55,6 +57,7 @@ class KVPolicyConfig:
     local_dtype: str = AUTO
     budget: int = 0
     floor: float = 0.5
+    admission: str = "predict"
     request_budget_min: int = 0
     request_budget_max: int = 0
     request_full: str = "allow"
@@ -87,6 +90,11 @@ class KVPolicyConfig:
             raise HeadAwareError(
                 "kv floor must be a number above 0 and up to 1 (the share of a window that stays"
                 f" under pressure), got {self.floor!r}"
+            )
+        if self.admission not in ADMISSIONS:
+            raise HeadAwareError(
+                f"kv admission must be one of {', '.join(ADMISSIONS)}, got {self.admission!r}"
+                f"{nearest(str(self.admission), ADMISSIONS)}"
             )
         if self.request_full not in ("allow", "refuse"):
             raise HeadAwareError(

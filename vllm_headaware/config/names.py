@@ -18,7 +18,9 @@ POLICY_OPTIONS: dict[str, tuple[str, ...]] = {
     "h2o": ("sink", "budget", "local_dtype"),
 }
 """Every value of --kv-policy, and the fields of KVPolicyConfig that it reads."""
-PRESSURE = ("floor", "request_budget_min", "request_budget_max", "request_full")
+PRESSURE = ("floor", "admission", "request_budget_min", "request_budget_max", "request_full")
+ADMISSIONS = ("predict", "reserve")
+"""Values of --kv-admission."""
 """Fields that every policy but `full` has: what happens under load, and to single requests."""
 DEALT_BY_BUDGET = ("window", "induction_window")
 """Fields that a budget takes the place of."""

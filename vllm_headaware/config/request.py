@@ -31,12 +31,14 @@ class RequestLimits:
         floor: share (0 to 1) of each window that stays under pressure; 1 = never tighten.
         budget_min, budget_max: bounds of kv_budget in tokens; a maximum of 0 is none.
         full: whether kv_policy "full" is allowed.
+        reserve: whether a request starts only where all of max_tokens fits.
     """
 
     floor: float = 0.5
     budget_min: int = 0
     budget_max: int = 0
     full: bool = True
+    reserve: bool = False
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,13 @@ FAMILIES = (
     ),
     Family("requests_started", "counter", "Requests that started, by level.", ("level",)),
     Family(
+        "answer_tokens",
+        "counter",
+        "Tokens of answers that ended. expected: when they started, by what admission had learned;"
+        " real: at their end.",
+        ("kind",),
+    ),
+    Family(
         "blocks_freed",
         "counter",
         "Blocks returned to the pool. window: they left a window; finished, preempted: their"

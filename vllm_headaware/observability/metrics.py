@@ -80,6 +80,8 @@ class HeadAwareMetrics:
                 self._add("budget_changes", 0, engine, direction)
             for level in range(len(self.ladder)):
                 self._add("requests_started", 0, engine, str(level))
+            for kind in ("expected", "real"):
+                self._add("answer_tokens", 0, engine, kind)
             self._show(empty_census(plan), engine)
 
     def update(self, census: Census, engine: int) -> None:
@@ -97,6 +99,8 @@ class HeadAwareMetrics:
             self._add("budget_changes", changes, engine, direction)
         for level, started in census.events.started.items():
             self._add("requests_started", started, engine, level)
+        for kind, tokens in census.events.growth.items():
+            self._add("answer_tokens", tokens, engine, kind)
         for holding in census.events.finished:
             held = sum(holding.blocks.values()) * block_bytes
             self._child("request_kv_bytes", engine).observe(held)

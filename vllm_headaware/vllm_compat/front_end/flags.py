@@ -68,6 +68,12 @@ HELP: dict[str, tuple[str, str]] = {
         "Share of each window that new requests get at least when memory runs low, above 0 to 1."
         " 1: windows never shrink, requests wait.",
     ),
+    "admission": (
+        "predict|reserve",
+        "When a request starts. predict: when the pool can hold it at the length that answers of"
+        " this server are learned to reach. reserve: when it can hold it with all of max_tokens, so"
+        " that no running request is ever put back.",
+    ),
     "request_budget_min": ("TOKENS", "Least kv_budget that a request may ask for."),
     "request_budget_max": ("TOKENS", "Largest kv_budget that a request may ask for; 0: any."),
     "request_full": ("allow|refuse", "Whether a request may ask for kv_policy full."),
