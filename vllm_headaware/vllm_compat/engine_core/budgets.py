@@ -20,7 +20,7 @@ from vllm_headaware.plan import Plan
 from vllm_headaware.plan.ladder import Ladders
 from vllm_headaware.plan.windows import Windows
 from vllm_headaware.vllm_compat.carrier import get_limits
-from vllm_headaware.vllm_compat.engine_core.request_budget import RequestBudget
+from vllm_headaware.vllm_compat.engine_core.request_budget import RequestBudget, salt
 
 logger = logging.getLogger("vllm.headaware")
 
@@ -237,7 +237,7 @@ class Budgets:
         request.sampling_params = copy.copy(request.sampling_params)
         extra = {**(request.sampling_params.extra_args or {}), WINDOWS_KEY: tokens}
         request.sampling_params.extra_args = extra
-        self._salt(request, own, None if plans else windows)
+        salt(request, own, None if plans else windows)
 
     def forget(self, request: Any) -> None:
         """A request is over."""
@@ -249,13 +249,6 @@ class Budgets:
             self.events["growth"]["real"] += request.num_output_tokens
         for manager in self.managers:
             manager.own_windows.pop(request.request_id, None)
-
-    def _salt(self, request: Any, own: RequestBudget, windows: Windows | None) -> None:
-        from vllm_headaware.cache.managers import BlockHashes
-
-        request.cache_salt = f"{own.salt or ''}|{WINDOWS_KEY}={windows}" if windows else own.salt
-        request.block_hashes = BlockHashes(windows) if windows else []
-        request.update_block_hashes()
 
     def _fit_alone(self, request: Any, own: RequestBudget, movable: bool) -> None:
         """With the pool to itself, a request takes the first level that fits."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from vllm_headaware.config.request import WINDOWS_KEY
 from vllm_headaware.plan.windows import Windows
 
 
@@ -15,3 +18,12 @@ class RequestBudget:
         self.started = False
         self.expected = 0
         """Tokens of its answer that were expected when it started."""
+
+
+def salt(request: Any, own: RequestBudget, windows: Windows | None) -> None:
+    """Let a request share prefixes only with those of equal windows; None: the plan's."""
+    from vllm_headaware.cache.managers import BlockHashes
+
+    request.cache_salt = f"{own.salt or ''}|{WINDOWS_KEY}={windows}" if windows else own.salt
+    request.block_hashes = BlockHashes(windows) if windows else []
+    request.update_block_hashes()
