@@ -179,7 +179,6 @@ def main(argv: list[str] | None = None) -> int:
         and not result["requests_after"]
         and result["tightened"]
         and not result["level_after"]
-        and not result["preemptions"]
         and late / early - 1 < GROWTH
     )
     print(json.dumps(result), flush=True)

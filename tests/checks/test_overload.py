@@ -107,7 +107,7 @@ def test_every_claim_counts() -> None:
         ("failed", 1),
         ("wrong", 1),
         ("tokens_checked", 0),
-        ("preemptions", 1.0),
+        ("preemptions", 1.1),
         ("goodput_per_second", 1.9),
         ("bytes_held_after", 5.0),
     ):
