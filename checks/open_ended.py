@@ -41,8 +41,6 @@ from vllm_headaware.plan.geometry import read_geometry
 from vllm_headaware.profile.planning import plan_model
 
 CHAT_MODEL_LEN = 8192
-LONG_MODEL_LEN = 640
-"""Where every answer runs to the model's limit, so that the check takes minutes."""
 QUESTIONS = (
     "Explain why the sky is blue.",
     "Describe what a lemon tastes like.",
@@ -85,7 +83,7 @@ def chat(url: str, question: str) -> str | None:
 
 def measure(name: str, long: bool, args: argparse.Namespace) -> dict[str, Any]:
     """One server, one of both loads."""
-    longest = LONG_MODEL_LEN if long else CHAT_MODEL_LEN
+    longest = args.limit if long else CHAT_MODEL_LEN
     plan = plan_model(
         KVPolicyConfig(args.kv_policy), read_geometry(args.model, "float32", longest), args.model
     )[0]
@@ -182,6 +180,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kv-policy", default="headaware")
     parser.add_argument("--memory", type=int, default=400, metavar="MIB", help="of each pool")
     parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument(
+        "--limit", type=int, default=1024, metavar="TOKENS", help="where endless answers end"
+    )
     parser.add_argument("--ttft", type=float, default=60.0, metavar="SECONDS", help="of goodput")
     parser.add_argument("--tpot", type=float, default=0.5, metavar="SECONDS", help="of goodput")
     parser.add_argument("--replays", type=int, default=6, metavar="REQUESTS")

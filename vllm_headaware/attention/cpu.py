@@ -73,11 +73,9 @@ def attend(
     if metadata is None:  # a profiling run: nothing to read or write yet
         return
     children: Any = split.by_class
-    caches = [child.kv_cache for child in children]
-    if split.bound is None or any(a is not b for a, b in zip(caches, split.bound[0], strict=True)):
-        split.bound = (caches, _bind(split, query.dtype))
+    layer: LayerAttention = split.bound_to_caches(lambda: _bind(split, query.dtype))
     steps = [metadata[child.layer_name] for child in children]
-    split.bound[1](query, key, value, output, steps)
+    layer(query, key, value, output, steps)
 
 
 def _bind(split: HeadSplitAttention, io_dtype: torch.dtype) -> LayerAttention:

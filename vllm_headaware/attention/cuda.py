@@ -183,13 +183,10 @@ def attend(
     if metadata is None:  # a profiling run: nothing to read or write yet
         return
     children: Any = split.by_class
-    caches = [child.kv_cache for child in children]
-    if split.bound is None or any(a is not b for a, b in zip(caches, split.bound[0], strict=True)):
-        split.bound = (caches, _bind(split, query.dtype))
+    layer: LayerAttention = split.bound_to_caches(lambda: _bind(split, query.dtype))
     step: Step = metadata[children[0].layer_name]
     room = reserve(split)
     names = [head_class.name for head_class in split.classes]
-    layer: LayerAttention = split.bound[1]
     layer(query, key, value, output, step.listed(layer, room, names))
 
 

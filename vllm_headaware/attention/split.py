@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -132,6 +133,16 @@ class HeadSplitAttention(nn.Module):
             _encode_layer_name(self.layer_name),
         )
         return output.flatten(1)
+
+    def bound_to_caches(self, bind: Callable[[], Any]) -> Any:
+        """What bind() makes of the blocks of the classes; made anew if vLLM gives them others."""
+        children: Any = self.by_class
+        caches = [child.kv_cache for child in children]
+        if self.bound is None or any(
+            a is not b for a, b in zip(caches, self.bound[0], strict=True)
+        ):
+            self.bound = (caches, bind())
+        return self.bound[1]
 
     def attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, output: torch.Tensor
