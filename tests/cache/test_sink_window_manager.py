@@ -342,8 +342,9 @@ def test_blocks_held_alone_and_adopted_by_another() -> None:
     assert manager.block_pool.get_num_free_blocks() == 63
 
 
-def test_quiet_until_a_block_comes_or_goes() -> None:
-    manager = make_manager()
+@pytest.mark.parametrize("window", [9, 10], ids=["a block comes", "a block goes"])
+def test_quiet_until_a_block_comes_or_goes(window: int) -> None:
+    manager = make_manager(window=window)
     manager.allocate_new_blocks("a", 41, 41)
     manager.remove_skipped_blocks("a", 40)
     before = held(manager, "a")
