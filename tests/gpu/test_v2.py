@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from testbench.hf_reference import HFReference, rules_of
 from tests.engine.conftest import POLICY, make_prompts
 from tests.engine.profiles import write_profile
 from tests.engine.scenario import run_scenario
+from tests.engine.test_budgets import expect_reference
 from tests.reference.tiny import TINY_3_KV_HEADS, make_tiny_model
-from vllm_headaware.plan.plan_json import plan_from_dict
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.gpu]
 Record = Callable[[str, object], None]
@@ -85,27 +84,19 @@ def reports(model: Path) -> Iterator[dict[str, Future[Any]]]:
         yield {name: submit(options) for name, options in SCENARIOS.items()}
 
 
-def expect_reference(model: Path, report: Any, prompts: list[list[int]], round_: int = 0) -> int:
-    """Tokens are the reference's under the windows that each request had; returns how many."""
-    plan = plan_from_dict(report["plan"])
-    reference = HFReference(model, rules_of(plan))
-    count = 0
-    for index, prompt in enumerate(prompts):
-        name = f"{round_}/{index}"
-        reference.rules = rules_of(plan, tuple(report["windows"][name]))
-        tokens = report["tokens"][name]
-        assert tokens == reference.greedy(prompt, len(tokens)), f"{len(prompt)} tokens"
-        count += len(tokens)
+def checked_tokens(model: Path, report: Any, prompts: list[list[int]], round_: int = 0) -> int:
+    """How many tokens were compared, and were the reference's."""
+    expect_reference(model, report, prompts, round_)
     assert report["faults"] == []
     assert report["held_at_end"] == 0
-    return count
+    return sum(len(report["tokens"][f"{round_}/{index}"]) for index in range(len(prompts)))
 
 
 def test_chunked_prefill_and_prefix_hits(
     model: Path, reports: dict[str, Future[Any]], record_property: Record
 ) -> None:
     report = reports["chunks, then hits"].result()
-    checked = [expect_reference(model, report, PROMPTS, round_) for round_ in (0, 1)]
+    checked = [checked_tokens(model, report, PROMPTS, round_) for round_ in (0, 1)]
     assert checked == [36, 36]
     assert sum(report["cached"].values()) > 0
     record_property("engine_tokens_checked", sum(checked))
@@ -119,7 +110,7 @@ def test_own_windows_and_preemption(
     report = reports[name].result()
     assert report["preemptions"] == 2
     assert len({tuple(w) for w in report["windows"].values()}) >= 4
-    assert expect_reference(model, report, PROMPTS) == 36
+    assert checked_tokens(model, report, PROMPTS) == 36
     record_property("engine_tokens_checked", 36)
 
 
@@ -149,5 +140,5 @@ def test_fewer_classes(
     model: Path, reports: dict[str, Future[Any]], name: str, record_property: Record
 ) -> None:
     """streamingllm has one class; without induction heads there are two."""
-    assert expect_reference(model, reports[name].result(), PROMPTS[3:]) == 18
+    assert checked_tokens(model, reports[name].result(), PROMPTS[3:]) == 18
     record_property("engine_tokens_checked", 18)

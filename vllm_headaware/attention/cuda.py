@@ -25,6 +25,7 @@ from vllm_headaware.attention.split import HeadSplitAttention
 from vllm_headaware.kernels.triton.attention import ClassCache, LayerAttention
 from vllm_headaware.kernels.triton.support import GRANULE, HEAD_SIZES
 from vllm_headaware.kernels.triton.workspace import ClassStep, StepWork, Workspace
+from vllm_headaware.plan import HeadClass
 
 
 class Step:
@@ -45,7 +46,9 @@ class Step:
         known = self.classes.get(name)
         return self.starts is common.query_start_loc and (known is None or known is common)
 
-    def listed(self, layer: LayerAttention, room: Workspace, names: list[str]) -> StepWork:
+    def listed(
+        self, layer: LayerAttention, room: Workspace, classes: tuple[HeadClass, ...]
+    ) -> StepWork:
         """The work of the step; the first layer that asks has it listed."""
         if self.work is None:
             held = slots()
@@ -57,7 +60,7 @@ class Step:
                     windows=held.windows[index],
                     reading_windows=held.reading[index],
                 )
-                for index, common in enumerate(self.classes[name] for name in names)
+                for index, common in enumerate(self.classes[c.name] for c in classes)
             ]
             self.work = StepWork(
                 room,
@@ -183,11 +186,10 @@ def attend(
     if metadata is None:  # a profiling run: nothing to read or write yet
         return
     children: Any = split.by_class
-    layer: LayerAttention = split.bound_to_caches(lambda: _bind(split, query.dtype))
+    layer: LayerAttention
+    layer, room = split.bound_to_caches(lambda: (_bind(split, query.dtype), reserve(split)))
     step: Step = metadata[children[0].layer_name]
-    room = reserve(split)
-    names = [head_class.name for head_class in split.classes]
-    layer(query, key, value, output, step.listed(layer, room, names))
+    layer(query, key, value, output, step.listed(layer, room, split.classes))
 
 
 def _bind(split: HeadSplitAttention, io_dtype: torch.dtype) -> LayerAttention:

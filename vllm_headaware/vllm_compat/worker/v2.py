@@ -49,10 +49,8 @@ def _add_requests(original: Any, self: Any, scheduler_output: Any) -> Any:
 def _values(plan: Plan, new: Any) -> SlotValues:
     extra = new.sampling_params.extra_args if new.sampling_params else None
     windows = (extra or {}).get(WINDOWS_KEY) or [window or 0 for window in plan.windows]
-    reading = [
-        max(window, c.policy.prefill_window) if window else 0
-        for c, window in zip(plan.classes, windows, strict=True)
-    ]
+    own = zip(plan.classes, windows, strict=True)
+    reading = [c.reading_window(window or None) or 0 for c, window in own]
     return SlotValues(windows, reading, new.prompt_len)
 
 
