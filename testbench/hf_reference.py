@@ -27,11 +27,26 @@ KERNEL_NOISE = 3e-4
 error that tests/kernels allows."""
 
 
-def rules_of(plan: Plan, windows: Windows | None = None) -> list[list[HeadRule]]:
-    """The rule of every [layer][KV head]: the plan's, or that of a request with own windows."""
+def rules_of(
+    plan: Plan,
+    windows: Windows | None = None,
+    changes: Sequence[tuple[int, Sequence[int | None]]] = (),
+) -> list[list[HeadRule]]:
+    """The rule of every [layer][KV head]: the plan's, or that of a request with own windows.
+
+    Args:
+        changes: (position, windows) in order: what a request had from a position on.
+    """
     by_class = [
-        HeadRule(c.policy.sink, window, c.block_tokens, c.policy.dtype, c.policy.prefill_window)
-        for c, window in zip(plan.classes, windows or plan.windows, strict=True)
+        HeadRule(
+            c.policy.sink,
+            window,
+            c.block_tokens,
+            c.policy.dtype,
+            c.policy.prefill_window,
+            tuple((start, own[index]) for start, own in changes),
+        )
+        for index, (c, window) in enumerate(zip(plan.classes, windows or plan.windows, strict=True))
     ]
     return [[by_class[index] for index in row] for row in plan.assignment]
 

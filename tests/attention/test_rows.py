@@ -8,18 +8,22 @@ import torch
 from vllm_headaware.attention.rows import WindowRule, cut_rows
 
 
-def visible_tokens(position: int, rule: WindowRule, prompt: int = 0) -> set[int]:
+def visible_tokens(
+    position: int, rule: WindowRule, prompt: int = 0, reading: int | None = None
+) -> set[int]:
     """The rule, spelled out: sinks rounded up, window start rounded down to its block."""
     sinks = -(-rule.sink // rule.block) * rule.block
-    window = rule.window
-    if position < prompt:
-        window = max(window, rule.prefill_window)
-    start = max(position - window + 1, 0) // rule.block * rule.block
+    window = reading if position < prompt and reading is not None else rule.window
+    start = max(position - window + 1, 0) if window > 0 else -window
+    start = start // rule.block * rule.block
     return {j for j in range(position + 1) if j < sinks or j >= start}
 
 
 def seen_through_rows(
-    rule: WindowRule, chunks: list[tuple[int, int]], prompts: list[int] | None = None
+    rule: WindowRule,
+    chunks: list[tuple[int, int]],
+    prompts: list[int] | None = None,
+    reading: int | None = None,
 ) -> dict[tuple[int, int], set]:
     """What each (request, position) sees; a chunk is (tokens before the step, queries)."""
     of_prompt = prompts or [0] * len(chunks)
@@ -31,13 +35,14 @@ def seen_through_rows(
     origin = {int(table[r, b]): (r, b) for r in range(len(chunks)) for b in range(max_blocks)}
     for request, (before, n) in enumerate(chunks):
         own = of_prompt[request]
-        seen_by = (visible_tokens(p, rule, own) for p in range(before, before + n))
+        seen_by = (visible_tokens(p, rule, own, reading) for p in range(before, before + n))
         needed = set().union(*seen_by, set())
         for block in range(max_blocks):
             if n and block not in {j // rule.block for j in needed}:
                 table[request, block] = 0
     prompt_lens = None if prompts is None else torch.tensor(prompts).int()
-    rows = cut_rows(rule, starts, ends, table, prompt_lens=prompt_lens)
+    wide = None if reading is None else torch.full_like(ends, reading)
+    rows = cut_rows(rule, starts, ends, table, reading_windows=wide, prompt_lens=prompt_lens)
 
     owner = [(r, before + i) for r, (before, n) in enumerate(chunks) for i in range(n)]
     seen: dict[tuple[int, int], set] = {}
@@ -58,35 +63,41 @@ def seen_through_rows(
 
 
 @pytest.mark.parametrize(
-    "rule",
+    ("rule", "reading"),
     [
-        WindowRule(0, 1, 32),
-        WindowRule(1, 33, 32),
-        WindowRule(64, 256, 32),
-        WindowRule(16, 97, 32),
-        WindowRule(100, 64, 96),
-        WindowRule(0, 5, 1),
-        WindowRule(3, 7, 2),
-        WindowRule(40, 50, 32, 200),
-        WindowRule(0, 5, 2, 300),
+        (WindowRule(0, 1, 32), None),
+        (WindowRule(1, 33, 32), None),
+        (WindowRule(64, 256, 32), None),
+        (WindowRule(16, 97, 32), None),
+        (WindowRule(100, 64, 96), None),
+        (WindowRule(0, 5, 1), None),
+        (WindowRule(3, 7, 2), None),
+        (WindowRule(40, 50, 32), 200),
+        (WindowRule(0, 5, 2), 300),
+        (WindowRule(0, 5, 2), 0),
+        (WindowRule(40, 50, 32), -96),
+        (WindowRule(40, -64, 32), -32),
     ],
     ids=str,
 )
-def test_queries_see_the_rule(rule: WindowRule) -> None:
-    rng = random.Random(repr(rule))
+def test_queries_see_the_rule(rule: WindowRule, reading: int | None) -> None:
+    rng, first = random.Random(repr(rule)), max(-(reading or 0), -rule.window, 0)
     for _ in range(20):
         chunks = [
-            (rng.choice([0, rng.randrange(700)]), rng.choice([0, 1, 1, rng.randrange(1, 400)]))
+            (
+                rng.choice([first, rng.randrange(first, 700)]),
+                rng.choice([0, 1, 1, rng.randrange(1, 400)]),
+            )
             for _ in range(rng.choice([1, 3, 17]))
         ]
         if not any(n for _, n in chunks):
             continue
         prompts = [rng.choice([0, b, b + n // 2, b + n, rng.randrange(900)]) for b, n in chunks]
-        for own in (None, prompts) if rule.prefill_window else (None,):
-            seen = seen_through_rows(rule, chunks, own)
+        for own in (None, prompts) if reading is not None else (None,):
+            seen = seen_through_rows(rule, chunks, own, reading)
             assert len(seen) == sum(n for _, n in chunks)
             for (request, position), tokens in seen.items():
-                wanted = visible_tokens(position, rule, own[request] if own else 0)
+                wanted = visible_tokens(position, rule, own[request] if own else 0, reading)
                 assert tokens == wanted, (request, position)
 
 

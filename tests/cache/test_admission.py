@@ -17,6 +17,7 @@ from vllm_headaware.cache.admission import (
 )
 from vllm_headaware.plan import Plan
 from vllm_headaware.plan.ladder import make_ladder
+from vllm_headaware.plan.windows import Windows
 
 PLAN = plan_for(DEMO, sink=50, window=200, induction_window=700)
 WIDE_PROMPTS = plan_for(DEMO, sink=50, window=200, induction_window=700, prefill_window=900)
@@ -26,6 +27,10 @@ def pool_of(
     capacity: int, max_in_flight: int, steps_in_flight: int = 1, plan: Plan = PLAN
 ) -> Accounts:
     return Accounts(Pool(plan.classes, capacity, max_in_flight, steps_in_flight))
+
+
+def read_by(plan: Plan, windows: Windows) -> Windows:
+    return tuple(c.reading_window(w) for c, w in zip(plan.classes, windows, strict=True))
 
 
 @dataclass
@@ -47,7 +52,9 @@ class Running:
 
     def claim(self) -> Claim:
         prefill = max(self.prompt - self.settled, 0)
-        return Claim(self.windows, self.full, self.full, prefill, self.prompt if prefill else 0)
+        reading = read_by(self.plan, self.windows)
+        prompt = self.prompt if prefill else 0
+        return Claim(self.windows, reading, self.full, self.full, prefill, prompt)
 
 
 @pytest.mark.parametrize("plan", [PLAN, WIDE_PROMPTS], ids=["same", "wider-for-prompts"])
@@ -81,7 +88,9 @@ def test_nobody_who_started_runs_out_of_blocks(seed: int, plan: Plan) -> None:
                 accounts.open(str(id(r)), r.claim(), r.held)
             if running and accounts.left(free, request.claim()) < 0:
                 break
-            assert running or pool.fits_alone(request.windows, request.full, prompt)
+            assert running or pool.fits_alone(
+                request.windows, read_by(plan, request.windows), request.full, prompt
+            )
             waiting.pop(0)
             running.append(request)
             request.scheduled = tokens = min(prompt, budget)
@@ -106,30 +115,32 @@ def test_what_is_shared_is_not_promised_twice() -> None:
     full = 40 * PLAN.classes[0].block_tokens
     everything = (None, *PLAN.windows[1:])
     accounts = pool_of(500, 64)
-    accounts.open("other", Claim(everything, full, full), [30, 0, 0])
-    wanted = Claim(everything, full, full, full)
+    accounts.open("other", Claim(everything, everything, full, full), [30, 0, 0])
+    wanted = Claim(everything, everything, full, full, full)
     assert accounts.left(500, wanted, [30, 0, 0]) == accounts.left(500, wanted) + 30
 
 
 def test_only_what_a_request_holds_alone_counts_as_kept() -> None:
     accounts = pool_of(500, 64)
-    claim = Claim(PLAN.windows, 4000, 4000)
+    claim = Claim(PLAN.windows, PLAN.windows, 4000, 4000)
     accounts.open("r", claim, [9, 3, 1])
     before = accounts.left(400)
     accounts.holds("r", [9, 0, 0])
     assert before - accounts.left(400) == 3 + 1
 
 
-def test_sums_are_what_a_recount_gives() -> None:
+@pytest.mark.parametrize("elastic", [False, True])
+def test_sums_are_what_a_recount_gives(elastic: bool) -> None:
     """Whatever order requests come, change and go in."""
     rng = random.Random(8)
-    accounts = pool_of(900, 200, 2)
+    accounts = Accounts(Pool(PLAN.classes, 900, 200, 2), elastic)
     known: dict[str, tuple[Claim, list[int]]] = {}
     for step in range(600):
         name = f"r{rng.randrange(12)}"
         windows = rng.choice([PLAN.windows, (500, 300, 100)])
+        reading = rng.choice([windows, (None, None, None), (-256, -512, 900)])
         full, prompt = rng.randrange(1, 6000), rng.choice([0, 0, 900])
-        claim = Claim(windows, full, full + rng.choice([0, 3000]), prompt, prompt)
+        claim = Claim(windows, reading, full, full + rng.choice([0, 3000]), prompt, prompt)
         own = [rng.randrange(20) for _ in PLAN.classes]
         if name in known and rng.random() < 0.3:
             accounts.close(name)
@@ -141,14 +152,18 @@ def test_sums_are_what_a_recount_gives() -> None:
             known[name] = (claim, own)
             accounts.open(name, claim, own)
         wanted = rng.choice([None, claim])
-        assert accounts.left(700, wanted) == recount(accounts.pool, 700, known, wanted), step
+        assert accounts.left(700, wanted) == recount(accounts.pool, 700, known, wanted, elastic), (
+            step
+        )
 
 
-def recount(pool: Pool, free: int, known: Any, wanted: Claim | None) -> int:
+def recount(pool: Pool, free: int, known: Any, wanted: Claim | None, elastic: bool = False) -> int:
     """Accounts.left, from scratch."""
 
     def promises(claim: Claim) -> list[int]:
-        return pool.promises(claim.windows, claim.expected, claim.num_prompt, claim.prefill_tokens)
+        return pool.promises(
+            claim.windows, claim.reading, claim.expected, claim.num_prompt, claim.prefill_tokens
+        )
 
     claims = [claim for claim, _ in known.values()] + ([wanted] if wanted else [])
     prefill = min(sum(claim.prefill_tokens for claim in claims), pool.max_in_flight)
@@ -158,14 +173,15 @@ def recount(pool: Pool, free: int, known: Any, wanted: Claim | None) -> int:
         left -= sum(max(need, 0) for need in needs)
         excess = sum(max(-need, 0) for need in needs)
         if any(claim.windows[index] is not None for claim in claims):
-            left -= max(-(-prefill // head_class.block_tokens) - excess, 0)
+            lack = -(-prefill // head_class.block_tokens) - excess
+            left -= lack if elastic else max(lack, 0)
     return left
 
 
 def test_the_pool_is_not_promised_without_end() -> None:
     accounts = pool_of(500, 64)
-    claim = Claim(PLAN.windows, 300, 8000)
-    worst = sum(accounts.pool.promises(PLAN.windows, 8000, 0, 0))
+    claim = Claim(PLAN.windows, PLAN.windows, 300, 8000)
+    worst = sum(accounts.pool.promises(PLAN.windows, PLAN.windows, 8000, 0, 0))
     fit = int(OVERCOMMIT * 500) // worst
     for number in range(fit):
         assert not accounts.overcommitted(claim), number
@@ -175,17 +191,18 @@ def test_the_pool_is_not_promised_without_end() -> None:
 
 def test_a_request_that_never_fits() -> None:
     most = sum(c.most_blocks(8192, c.policy.window, 100) for c in PLAN.classes)
-    assert Pool(PLAN.classes, most, 100).fits_alone(PLAN.windows, 8192, 8000)
-    assert not Pool(PLAN.classes, most - 1, 100).fits_alone(PLAN.windows, 8192, 8000)
+    assert Pool(PLAN.classes, most, 100).fits_alone(PLAN.windows, PLAN.windows, 8192, 8000)
+    assert not Pool(PLAN.classes, most - 1, 100).fits_alone(PLAN.windows, PLAN.windows, 8192, 8000)
 
 
 def test_a_prompt_that_never_fits() -> None:
     classes, windows = WIDE_PROMPTS.classes, WIDE_PROMPTS.windows
+    reading = read_by(WIDE_PROMPTS, windows)
     most = sum(c.most_blocks(8001, c.reading_window(c.policy.window), 100) for c in classes)
     assert most > sum(c.most_blocks(8192, c.policy.window, 100) for c in classes)
-    assert Pool(classes, most, 100).fits_alone(windows, 8192, 8000)
-    assert not Pool(classes, most - 1, 100).fits_alone(windows, 8192, 8000)
-    assert Pool(classes, most - 1, 100).fits_alone(windows, 8192, 300), "a short prompt"
+    assert Pool(classes, most, 100).fits_alone(windows, reading, 8192, 8000)
+    assert not Pool(classes, most - 1, 100).fits_alone(windows, reading, 8192, 8000)
+    assert Pool(classes, most - 1, 100).fits_alone(windows, reading, 8192, 300), "a short prompt"
 
 
 def test_budgets_tighten_at_low_water_and_relax_with_patience() -> None:
@@ -226,9 +243,9 @@ def test_what_is_held_counts_and_a_prefill_needs_a_block_more() -> None:
         accounts.open("r", claim, own)
         return accounts.left(400)
 
-    decoding = Claim(windows, 6000, 6000)
+    decoding = Claim(windows, windows, 6000, 6000)
     nothing = left(decoding, [0, 0, 0])
     assert left(decoding, [12, 2, 1]) - nothing == 12 + 2 + 1
-    prefilling = left(Claim(windows, 6000, 6000, 6000), [0, 0, 0])
+    prefilling = left(Claim(windows, windows, 6000, 6000, 6000), [0, 0, 0])
     assert nothing - prefilling == 2, "one per windowed class"
-    assert left(Claim(windows, 20, 20, 20), [0, 0, 0]) == 400 - 3, "never more than it has"
+    assert left(Claim(windows, windows, 20, 20, 20), [0, 0, 0]) == 400 - 3, "never more than it has"

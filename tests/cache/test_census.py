@@ -5,9 +5,9 @@ from typing import Any
 
 from tests.plan.test_plan import DEMO, plan_for
 from vllm_headaware.cache.census import Census, Events, holding_of, take_census
+from vllm_headaware.cache.regimes import Regimes
 
 PLAN = plan_for(DEMO)
-WIDE_PROMPTS = plan_for(DEMO, prefill_window=2000)
 NULL = SimpleNamespace(block_id=0, is_null=True)
 
 
@@ -67,26 +67,38 @@ def test_holes_of_a_capped_request_are_tokens_it_would_hold_dense() -> None:
 def test_budgets_are_told() -> None:
     tables: list[dict[str, list[Any]]] = [{"a": [block(i)]} for i in (1, 2, 3)]
     narrow = (32, 32, 32)
+    regimes = Regimes(PLAN.classes, [(0, (None, None, None))], 1000, narrow, narrow)
     budgets: Any = SimpleNamespace(
-        windows_of=lambda request: narrow,
-        budget_of=lambda request: SimpleNamespace(level=2),
+        budget_of=lambda request: SimpleNamespace(level=2, windows=narrow, regimes=regimes),
+        squeezes=object(),
+        accounts=SimpleNamespace(all_surplus=lambda: 7),
         left=lambda: 55,
         monitor=SimpleNamespace(level=1),
     )
     census = take_census(scheduler(tables, {"a": 3000}, free=97), PLAN, budgets=budgets)
     assert (census.unpromised, census.level) == (55, 1)
     assert census.requests[0].level == 2
+    assert census.surplus == 7
+    names = [c.name for c in PLAN.classes]
+    everything, kept = dict.fromkeys(names), dict.fromkeys(names, 32)
+    assert census.requests[0].windows == [(0, everything), (1000, kept)]
     assert census.planned == sum(PLAN.blocks(3000, windows=narrow).values())
     assert census.planned < sum(PLAN.blocks(3000).values())
 
 
 def test_a_prompt_is_planned_with_its_own_windows() -> None:
     tables: list[dict[str, list[Any]]] = [{"a": [block(i)]} for i in (1, 2, 3)]
+    wide = (None, 2000, 2000)
+    budgets: Any = SimpleNamespace(squeezes=None, left=lambda: 55, monitor=SimpleNamespace(level=0))
     for num_prompt in (3000, 2999):
-        census = take_census(scheduler(tables, {"a": 3000}, 97, num_prompt), WIDE_PROMPTS)
-        planned = WIDE_PROMPTS.blocks(3000, num_prompt=num_prompt)
-        assert census.planned == sum(planned.values())
-    assert census.planned < sum(WIDE_PROMPTS.blocks(3000, num_prompt=3000).values())
+        regimes = Regimes(PLAN.classes, [(0, wide)], num_prompt, PLAN.windows, PLAN.windows)
+        own = SimpleNamespace(level=0, windows=PLAN.windows, regimes=regimes)
+        budgets.budget_of = lambda request, own=own: own
+        seen = scheduler(tables, {"a": 3000}, 97, num_prompt)
+        census = take_census(seen, PLAN, budgets=budgets)
+        windows = wide if num_prompt == 3000 else PLAN.windows
+        assert census.planned == sum(PLAN.blocks(3000, windows=windows).values())
+    assert census.planned < sum(PLAN.blocks(3000, windows=wide).values())
 
 
 def test_it_travels_as_plain_values() -> None:

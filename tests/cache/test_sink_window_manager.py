@@ -14,7 +14,10 @@ from vllm_headaware.cache.managers import (
     UnlimitedManager,
     visible_blocks,
 )
+from vllm_headaware.cache.regimes import Regimes
 from vllm_headaware.cache.specs import SinkWindowSpec, UnlimitedSpec
+from vllm_headaware.plan.head_class import HeadClass
+from vllm_headaware.policies.base import HeadPolicy
 
 BLOCK = 4
 HASHES = [BlockHash(bytes([n]) * 32) for n in range(40)]
@@ -48,6 +51,12 @@ def make_manager(
         kv_cache_group_id=0,
         scheduler_block_size=BLOCK,
     )
+
+
+def by_prompt(reading: int | None, window: int | None, num_prompt: int) -> Regimes:
+    """Windows of a request of a server with one class."""
+    classes = [HeadClass(HeadPolicy("local", 6, 9, "float32"), BLOCK, 1)]
+    return Regimes(classes, [(0, (reading,))], num_prompt, (window,), (window,))
 
 
 def held(manager: SinkWindowManager, request: str) -> list[int]:
@@ -185,7 +194,7 @@ def test_visible_blocks_of_a_spec() -> None:
 
 def test_a_request_with_a_window_of_its_own() -> None:
     manager = make_manager()
-    manager.own_windows |= {"narrow": 2, "everything": None}
+    manager.regimes |= {"narrow": by_prompt(2, 2, 0), "everything": by_prompt(None, None, 0)}
     for name in ("plan", "narrow", "everything"):
         manager.allocate_new_blocks(name, 40, 40)
         manager.remove_skipped_blocks(name, 40)
@@ -194,7 +203,7 @@ def test_a_request_with_a_window_of_its_own() -> None:
     assert held(manager, "everything") == list(range(10))
 
 
-def make_unlimited(prefill_window: int = 0) -> UnlimitedManager:
+def make_unlimited() -> UnlimitedManager:
     """A manager of a class that keeps everything, with 2 sink blocks."""
     spec = UnlimitedSpec(
         block_size=BLOCK,
@@ -203,7 +212,6 @@ def make_unlimited(prefill_window: int = 0) -> UnlimitedManager:
         dtype=torch.float32,
         head_class="retrieval",
         sink=6,
-        prefill_window=prefill_window,
     )
     return UnlimitedManager(
         spec,
@@ -215,7 +223,8 @@ def make_unlimited(prefill_window: int = 0) -> UnlimitedManager:
 
 
 def test_the_window_of_a_prompt_is_kept_until_it_is_read() -> None:
-    manager = make_manager(prefill_window=21)
+    manager = make_manager()
+    manager.regimes["a"] = by_prompt(21, 9, 49)
     manager.allocate_new_blocks("a", 60, 60)
     manager.remove_skipped_blocks("a", 48, 49)
     # The last token of the prompt sees 28..48; once it is computed, the next query sees 41..49.
@@ -223,37 +232,56 @@ def test_the_window_of_a_prompt_is_kept_until_it_is_read() -> None:
     manager.remove_skipped_blocks("a", 49, 49)
     assert held(manager, "a") == [0, 1, *range(10, 15)]
     assert manager.num_window_freed == 8
-    manager.own_windows |= {"wide": 30, "everything": None}
+    manager.regimes |= {"wide": by_prompt(30, 30, 49), "everything": by_prompt(None, 9, 49)}
     for name in ("wide", "everything"):
         manager.allocate_new_blocks(name, 60, 60)
         manager.remove_skipped_blocks(name, 48, 49)
-    assert held(manager, "wide") == [0, 1, *range(4, 15)], "wider than the prefill window"
+    assert held(manager, "wide") == [0, 1, *range(4, 15)], "as wide as it asked for"
     assert held(manager, "everything") == list(range(15))
 
 
 def test_admission_counts_the_window_of_a_prompt() -> None:
-    manager = make_manager(prefill_window=21)
+    manager = make_manager()
+    manager.regimes["new"] = by_prompt(21, 9, 400)
     needed = manager.get_num_blocks_to_allocate("new", 400, [], 0, 0, 400, True)
     assert needed == manager.kv_cache_spec.steady_blocks(21) == 2 + 5 + 1
 
 
-def test_a_prefix_hit_needs_the_window_of_a_prompt() -> None:
-    manager = make_manager(prefill_window=21)
+def test_a_prefix_hit_fills_the_window_of_a_prompt_as_far_as_it_is_left() -> None:
+    manager = make_manager()
+    manager.regimes["a"] = by_prompt(21, 9, 40)
     manager.allocate_new_blocks("a", 40, 40)
     cache(manager, "a", 40)
     manager.remove_skipped_blocks("a", 40, 40)
-    blocks, length = find(manager, 40)
-    assert length == 40, "freed blocks stay in the prefix cache until they are taken"
-    assert [i for i, b in enumerate(blocks) if not b.is_null] == [0, 1, 5, 6, 7, 8, 9]
-    manager.block_pool.evict_blocks({blocks[5].block_id})
-    assert find(manager, 40)[1] == 20, "where its own window begins with the sinks"
+
+    def hit(least: int, reading: int | None) -> tuple[list[int], int]:
+        hashes = BlockHashes(HASHES, (least,), (reading,))
+        blocks, length = manager.find_longest_cache_hit(
+            hashes, 40, [0], manager.block_pool, manager.kv_cache_spec, False, BLOCK
+        )
+        return [i for i, b in enumerate(blocks[0]) if not b.is_null], length
+
+    assert hit(9, 21) == ([0, 1, 5, 6, 7, 8, 9], 40), "freed blocks stay until they are taken"
+    assert hit(9, None) == (list(range(10)), 40)
+    assert hit(9, 9) == ([0, 1, 8, 9], 40)
+    hashes = BlockHashes(HASHES, (9,), (None,))
+    blocks, _ = manager.find_longest_cache_hit(
+        hashes, 40, [0], manager.block_pool, manager.kv_cache_spec, False, BLOCK
+    )
+    manager.block_pool.evict_blocks({blocks[0][5].block_id})
+    assert hit(9, 21) == ([0, 1, 6, 7, 8, 9], 40), "still a hit, with less before its window"
+    assert hit(9, -8) == ([0, 1, 6, 7, 8, 9], 40)
+    assert hit(21, 21) == (list(range(5)), 20), "where its own window begins with the sinks"
 
 
 @pytest.mark.parametrize("make", ["sink-window", "unlimited"])
 def test_what_was_generated_under_other_windows_is_not_cached(make: str) -> None:
-    manager: Any = make_manager(prefill_window=21)
+    manager: Any = make_manager()
     if make == "unlimited":
-        manager = make_unlimited(prefill_window=21)
+        manager = make_unlimited()
+    # Beyond the prompt the ninth token back is in the sinks up to token 20.
+    manager.regimes["a"] = by_prompt(21, 9, 22)
+    assert manager.regimes["a"].cached_until == 22
     manager.allocate_new_blocks("a", 40, 40)
     request: Any = SimpleNamespace(
         request_id="a",
@@ -286,7 +314,7 @@ def test_evicted_blocks_are_free_and_nothing_later_is_cached() -> None:
 
 def test_an_unlimited_class_gives_back_what_a_request_caps() -> None:
     manager: Any = make_unlimited()
-    manager.own_windows["capped"] = 9
+    manager.regimes["capped"] = by_prompt(9, 9, 0)
     for name in ("plan", "capped"):
         manager.allocate_new_blocks(name, 40, 40)
         manager.remove_skipped_blocks(name, 40)
@@ -300,12 +328,11 @@ def test_a_prefix_hit_needs_the_blocks_of_the_requests_own_window(
     window: int | None, lost: int, length: int
 ) -> None:
     manager = make_manager()
-    manager.own_windows["a"] = None
+    manager.regimes["a"] = by_prompt(None, None, 0)
     manager.allocate_new_blocks("a", 40, 40)
     cache(manager, "a", 40)
     manager.block_pool.evict_blocks({manager.req_to_blocks["a"][lost].block_id})
-    hashes = BlockHashes((window,))
-    hashes.extend(HASHES)
+    hashes = BlockHashes(HASHES, (window,), (window,))
     blocks, found = manager.find_longest_cache_hit(
         hashes, 40, [0], manager.block_pool, manager.kv_cache_spec, False, BLOCK
     )

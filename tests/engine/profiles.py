@@ -10,10 +10,14 @@ from vllm_headaware.profile.model_hash import model_hash
 
 
 def make_profile(folder: Path, seed: int = 3) -> HeadProfile:
-    """A profile of the model in a folder, with random scores."""
+    """A profile of the model in a folder, with random scores; both gates rank heads alike."""
     config = json.loads((folder / "config.json").read_text())
     rng = random.Random(seed)
     layers, heads = config["num_hidden_layers"], config["num_key_value_heads"]
+    scores = {
+        name: [[round(rng.random(), 6) for _ in range(heads)] for _ in range(layers)]
+        for name in SCORES
+    }
     return HeadProfile(
         model=ProfiledModel(
             name=folder.name,
@@ -23,10 +27,7 @@ def make_profile(folder: Path, seed: int = 3) -> HeadProfile:
             num_query_heads=config["num_attention_heads"],
             head_size=config["head_dim"],
         ),
-        scores={
-            name: [[round(rng.random(), 6) for _ in range(heads)] for _ in range(layers)]
-            for name in SCORES
-        },
+        scores={**scores, "answer": scores["gate"]},
     )
 
 

@@ -30,6 +30,7 @@ class StepWatcher:
         self.scheduler, self.plan = scheduler, plan
         self.budgets: Any = budgets_of(scheduler)
         self.windows: dict[str, Any] = {}
+        self.passes: dict[str, Any] = {}
         self.levels: dict[str, int] = {}
         self.most_held: dict[str, int] = {}
         self.take_census = take_census
@@ -52,15 +53,16 @@ class StepWatcher:
         self.max_running = max(self.max_running, len(running))
         for request in running:
             name = request.request_id.rpartition("-")[0] or request.request_id
-            windows = self.budgets.windows_of(request)
-            self.levels[name] = self.budgets.budget_of(request).level
-            if self.windows.setdefault(name, windows) != windows:
+            budget = self.budgets.budget_of(request)
+            windows, self.levels[name] = budget.windows, budget.level
+            self.passes[name] = [(start, own.changes) for start, own in budget.passes]
+            if self.windows.setdefault(name, windows) != windows and not self.budgets.squeezes:
                 self.faults.append(f"the windows of {name} changed to {windows}")
+            processed = self.processed[request.request_id]
             expected = self.plan.blocks(
                 request.num_computed_tokens,
-                self.processed[request.request_id],
-                windows,
-                request.num_prompt_tokens,
+                processed,
+                budget.regimes.at(processed),
             )
             if request.num_computed_tokens >= request.num_prompt_tokens:
                 own = [m.req_to_blocks[request.request_id] for m in self.managers]
@@ -173,11 +175,13 @@ def main() -> None:
         "max_running": watcher.max_running if watcher else 0,
         "faults": watcher.faults[:5] if watcher else [],
         "windows": watcher.windows if watcher else {},
+        "passes": watcher.passes if watcher else {},
+        "events": watcher.budgets.events if watcher else {},
         "most_held": watcher.most_held if watcher else {},
         "levels": watcher.levels if watcher else {},
         "own_short": watcher.own_short if watcher else 0,
         "left_at_end": watcher.budgets.left() if watcher else 0,
-        "remembered": sum(len(m.own_windows) for m in watcher.managers) if watcher else 0,
+        "remembered": sum(len(m.regimes) for m in watcher.managers) if watcher else 0,
         "level_at_end": watcher.budgets.monitor.level if watcher else 0,
         "changes": watcher.budgets.monitor.changes if watcher else {},
     }

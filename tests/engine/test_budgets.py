@@ -34,11 +34,13 @@ def expect_reference(model: Path, report: Any, prompts: list[list[int]], round_:
     reference = HFReference(model, rules_of(plan))
     for index, prompt in enumerate(prompts):
         name = f"{round_}/{index}"
-        windows = tuple(report["windows"][name])
-        reference.rules = rules_of(plan, windows)
-        tokens = report["tokens"][name]
-        expected = reference.greedy(prompt, len(tokens))
-        assert tokens == expected, f"{len(prompt)} tokens under {windows}"
+        tokens, passes = report["tokens"][name], report["passes"][name]
+        ends = [*(start for start, _ in passes[1:]), len(tokens)]
+        for (start, changes), end in zip(passes, ends, strict=True):
+            reference.rules = rules_of(plan, changes=changes)
+            context = [*prompt, *tokens[:start]]
+            expected = reference.greedy(context, end - start)
+            assert tokens[start:end] == expected, f"{len(context)} tokens under {changes}"
 
 
 @pytest.fixture(scope="module")
@@ -174,29 +176,12 @@ def test_a_prompt_is_read_with_wider_windows(
     expect_reference(model, again, long_prompts)
     expect_reference(model, again, longer, 1)
     for index, prompt in enumerate(long_prompts):
-        hit = len(prompt) // plan.alignment * plan.alignment
-        assert again["cached"][f"1/{index}"] == hit, "answers are read anew"
+        read, answered = (n // plan.alignment * plan.alignment for n in (len(prompt), 30))
+        cached = again["cached"][f"1/{index}"]
+        # Of a short prompt a window of answers hides nothing.
+        assert cached == read if len(prompt) > 100 else read <= cached <= read + answered + 64
     rules = [[replace(rule, prefill_window=0) for rule in row] for row in rules_of(plan)]
     assert HFReference(model, rules).greedy(longer[0], 30) != again["tokens"]["1/0"]
-
-
-def test_only_equal_windows_share_a_prefix(model: Path, long_prompts: list[list[int]]) -> None:
-    prompt = long_prompts[0]
-    asked = [{"kv_level": 0}, {"kv_level": 2}, {"kv_policy": "full"}, {"kv_budget": 120}]
-    names = {f"{round_}/{i}": extra for round_ in range(2) for i, extra in enumerate(asked)}
-    report = run_scenario(
-        model,
-        rounds=[[prompt] * len(asked), [prompt] * len(asked)],
-        engine={**WIDE, "max_num_seqs": 1},
-        extra_args=names,
-    )
-    assert report["faults"] == []
-    for index in range(len(asked)):
-        first, again = f"0/{index}", f"1/{index}"
-        assert report["cached"][first] == 0
-        assert report["cached"][again] > 0
-        assert report["tokens"][first] == report["tokens"][again]
-    expect_reference(model, report, [prompt] * len(asked))
 
 
 def test_a_server_budget_caps_retrieval_heads(model: Path, long_prompts: list[list[int]]) -> None:

@@ -58,10 +58,12 @@ class Batch:
         instruction_set: str | None = None,
         seed: int = 0,
         windows: tuple[int, ...] | None = None,
+        reading: tuple[int, ...] | None = None,
         prompts: tuple[int, ...] | None = None,
         measured: bool = False,
     ) -> None:
-        self.windows, self.prompts, self.measured = windows, prompts, measured
+        self.windows, self.reading, self.prompts = windows, reading, prompts
+        self.measured = measured
         self.format, self.head_size, self.group, self.block = kv_format, head_size, group, block
         self.io, self.lengths = io, lengths
         # Quantised K and V are stored rotated.
@@ -102,7 +104,6 @@ class Batch:
                     kv_format,
                     rule.sink,
                     rule.window,
-                    rule.prefill_window,
                 ),
             ],
             instruction_set=instruction_set,
@@ -128,16 +129,17 @@ class Batch:
                 for part in (self.q, self.k, self.v)
             )
             out = _strided(torch.full_like(q, float("nan")))
-            windows, prompts = (
+            by_request: list[Any] = [
                 None if values is None else torch.tensor(values).int()
-                for values in (self.windows, self.prompts)
-            )
+                for values in (self.windows, self.reading, self.prompts)
+            ]
+            masses = self.masses if self.measured else [None, None]
             steps = [
-                ClassStep(
-                    starts, seq_lens, table, of_class, prompts, mass if self.measured else None
-                )
-                for table, mass, of_class in zip(
-                    self.tables, self.masses, (None, windows), strict=True
+                ClassStep(starts, seq_lens, table, *own)
+                for table, own in zip(
+                    self.tables,
+                    ([None] * 3 + [masses[0]], [*by_request, masses[1]]),
+                    strict=True,
                 )
             ]
             self.layer(q, k, v, out, steps)
@@ -160,9 +162,13 @@ class Batch:
 
     def rule_of(self, request: int) -> HeadRule:
         """The rule of the windowed class for one request."""
-        if self.windows is None:
-            return self.rule
-        return replace(self.rule, window=self.windows[request] or None)
+        rule = self.rule
+        if self.windows is not None:
+            rule = replace(rule, window=self.windows[request] or None)
+        if self.reading is None:
+            return rule
+        turn = self.prompt_of(request)
+        return replace(rule, changes=((0, self.reading[request]), (turn, rule.window)))
 
     def prompt_of(self, request: int) -> int:
         """How many tokens of a request are its prompt."""
@@ -288,14 +294,17 @@ def test_each_request_has_its_own_window(kv_format: str) -> None:
 
 
 @pytest.mark.parametrize("kv_format", ["float32", "int8", "int4"])
-@pytest.mark.parametrize("windows", [None, (7, 1, 0, 33, 500, 0)])
+@pytest.mark.parametrize("windows", [None, (7, 1, 0, 33, -128, 500)])
 def test_a_prompt_is_read_with_wider_windows(
     kv_format: str, windows: tuple[int, ...] | None
 ) -> None:
-    """Prompts end within a chunk, at its end, in the first token, and nowhere."""
-    rule = HeadRule(64, 100, 64, prefill_window=300)
-    prompts = (3, 1, 70, 301, 695, 2000)
-    batch = Batch(kv_format, rule=rule, windows=windows, prompts=prompts, measured=True)
+    """Prompts end within a chunk, at its end, in the first token, and nowhere; they are read in
+    full, by a window, or from a block on."""
+    rule = HeadRule(64, 100, 64)
+    prompts, reading = (3, 1, 70, 301, 695, 2000), (300, 0, 0, 300, 0, -64)
+    batch = Batch(
+        kv_format, rule=rule, windows=windows, reading=reading, prompts=prompts, measured=True
+    )
     outputs = batch.serve()
     assert largest_error(batch, outputs) < BOUND[kv_format]
     for request in range(len(LENGTHS)):
@@ -407,9 +416,9 @@ def test_bad_arguments_are_refused() -> None:
         ClassStep(torch.zeros(2), torch.zeros(1), torch.zeros(1, 1))
     two, table = torch.zeros(2, dtype=torch.int32), torch.zeros(2, 4, dtype=torch.int32)
     starts = torch.zeros(3, dtype=torch.int32)
-    with pytest.raises(ValueError, match="windows for 2 requests"):
+    with pytest.raises(ValueError, match="windows or prompt lengths for 2 requests"):
         ClassStep(starts, two, table, windows=starts)
-    with pytest.raises(ValueError, match="prompt_lens for 2 requests"):
+    with pytest.raises(ValueError, match="windows or prompt lengths for 2 requests"):
         ClassStep(starts, two, table, prompt_lens=starts)
     with pytest.raises(ValueError, match="lie as block_table"):
         ClassStep(starts, two, table, mass=torch.zeros(2, 5))

@@ -33,6 +33,7 @@ from vllm_headaware.kernels.triton.workspace import (  # noqa: E402
     StepWork,
     Workspace,
 )
+from vllm_headaware.plan.windows import first_window_block  # noqa: E402
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 6e-3, torch.bfloat16: 4e-2}
 ROUNDED_TOLERANCE = 1e-2
@@ -201,27 +202,25 @@ class Bench:
     def rule(self, c: Kind, row: int) -> HeadRule:
         case = self.case
         window = (case.windows[row] or None) if case.windows else c.window
-        reading = case.reading[row] if case.reading else (window or 0)
-        if case.reading and window is not None:
-            reading = reading or 10**6
+        prompt = case.requests[row][2]
+        changes = ((0, case.reading[row]), (prompt, window)) if case.reading else ()
         return HeadRule(
             sink=0 if c.exact else c.sink,
             window=window,
             block=1 if c.exact else c.block,
             kv_format=c.kind,
-            prefill_window=reading,
+            changes=changes,
         )
 
     def _hide(self, c: Kind, table: torch.Tensor, parts: Sequence[tuple[int, int]]) -> torch.Tensor:
         """Blocks that no query of the step sees, and that get no token, must never be looked at."""
         for row, (begin, end) in enumerate(parts):
             rule = self.rule(c, row)
-            if rule.window is None or begin == end:
+            if begin == end:
                 continue
-            wide = rule.window
-            if begin < self.case.requests[row][2]:
-                wide = max(wide, rule.prefill_window)
-            first = max(begin - wide + 1, 0) // c.block
+            reads = self.case.reading and begin < self.case.requests[row][2]
+            wide = self.case.reading[row] if reads and self.case.reading else rule.window
+            first = first_window_block(begin, wide, c.block)
             table[row, -(-rule.sink // c.block) : first] = NOWHERE
         return table
 
@@ -338,7 +337,7 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Case]] = {
             THREE,
             requests=MANY,
             windows=(33, 60, 20, 1, 40, 20, 90),
-            reading=(0, 0, 64, 0, 90, 40, 0),
+            reading=(0, 0, 64, 0, 90, 40, -64),
             slots=True,
         ),
     ),

@@ -119,7 +119,7 @@ def test_retrieval_heads_are_the_best(prefill_window: int, score: str) -> None:
 
 
 def test_ties_are_settled_the_same_way() -> None:
-    flat = {n: [[1.0] * 3] * 30 for n in ("gate", "induction")}
+    flat = {n: [[1.0] * 3] * 30 for n in ("answer", "induction")}
     plans = [make_plan(KVPolicyConfig("headaware"), DEMO, flat) for _ in range(2)]
     assert plans[0] == plans[1]
     assert plans[0].assignment[0] == (0, 0, 0)

@@ -68,8 +68,7 @@ def main() -> None:
             after = plan.blocks(
                 request.num_computed_tokens,
                 request.num_computed_tokens - 1,
-                budgets.windows_of(request),
-                request.num_prompt_tokens,
+                budgets.budget_of(request).regimes.at(request.num_computed_tokens - 1),
             )
             # A chunk of a prompt is held until the next step gives back what it left behind.
             if request.num_output_tokens > 1 and now != list(after.values()):

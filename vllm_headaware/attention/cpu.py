@@ -11,7 +11,7 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
 from vllm_headaware.attention.heavy_hitters import without_evicted
-from vllm_headaware.attention.requests import prompt_lens, windows_of
+from vllm_headaware.attention.requests import windows_of
 from vllm_headaware.attention.split import HeadSplitAttention
 from vllm_headaware.kernels.cpu.attention import ClassCache, ClassStep, LayerAttention
 
@@ -42,8 +42,7 @@ class NativeMetadataBuilder(AttentionMetadataBuilder[ClassStep]):
                 step.query_start_loc,
                 step.seq_lens,
                 step.block_table_tensor,
-                windows=windows_of(spec.head_class, step.seq_lens.shape[0]),
-                prompt_lens=prompt_lens(step.seq_lens.shape[0]),
+                *windows_of(spec.head_class, step.seq_lens.shape[0]),
             )
         return step._headaware_step
 
@@ -95,7 +94,6 @@ def _bind(split: HeadSplitAttention, io_dtype: torch.dtype) -> LayerAttention:
                 format=child.head_class.policy.dtype,
                 sink=child.head_class.sink_blocks * child.head_class.block_tokens,
                 window=child.head_class.policy.window,
-                prefill_window=child.head_class.policy.prefill_window,
             )
             for child, heads in zip(children, split.heads, strict=True)
         ],

@@ -20,13 +20,11 @@ UNLIMITED = 2**40
 
 @dataclass(frozen=True)
 class WindowRule:
-    """Tokens `sink` and `window` of a class, and the tokens per block they are rounded to. Queries
-    of a prompt have no narrower window than `prefill_window`."""
+    """Tokens `sink` and `window` of a class, and the tokens per block they are rounded to."""
 
     sink: int
     window: int
     block: int
-    prefill_window: int = 0
 
     @property
     def sink_blocks(self) -> int:
@@ -58,6 +56,7 @@ def cut_rows(
     seq_lens: torch.Tensor,
     block_table: torch.Tensor,
     own_windows: torch.Tensor | None = None,
+    reading_windows: torch.Tensor | None = None,
     prompt_lens: torch.Tensor | None = None,
 ) -> Rows:
     """Cut the requests of a step into rows.
@@ -67,7 +66,9 @@ def cut_rows(
         query_start_loc: int32 [num_requests + 1], offsets into the step's tokens.
         seq_lens: int32 [num_requests], tokens of each request including this step's queries.
         block_table: int32 [num_requests, max_blocks]; entries the rule hides may be anything.
-        own_windows: int32 [num_requests], tokens, 0 = everything; None: the rule's for all.
+        own_windows: int32 [num_requests], tokens; 0 or less: everything from token -window on, and
+            the sinks. None: the rule's for all.
+        reading_windows: int32 [num_requests], the same for queries of a prompt; None: as others.
         prompt_lens: int32 [num_requests], tokens: earlier queries are of the prompt. None: no query
             is.
 
@@ -78,16 +79,16 @@ def cut_rows(
     windows = np.full(len(ends), rule.window, dtype=np.int64)
     if own_windows is not None:
         windows = own_windows.numpy().astype(np.int64)
-        windows[windows == 0] = UNLIMITED
     table = block_table.numpy()
     begin = ends - np.diff(starts)
+    reading = windows if reading_windows is None else reading_windows.numpy().astype(np.int64)
     if prompt_lens is not None and (prompt_lens.numpy() > begin).any():
         # Each request once with the queries of its prompt, and once with the others.
         turn = np.clip(prompt_lens.numpy(), begin, ends)
         lens = np.stack([turn - begin, ends - turn], 1).ravel()
         starts = np.append(0, np.cumsum(lens)) + starts[0]
         ends = np.stack([turn, ends], 1).ravel()
-        windows = np.stack([np.maximum(windows, rule.prefill_window), windows], 1).ravel()
+        windows = np.stack([reading, windows], 1).ravel()
         table = table.repeat(2, axis=0)
     query_lens = np.diff(starts)
 
@@ -103,9 +104,10 @@ def cut_rows(
     seen = first_seen[request] + nth
     window = windows[request]
     # A piece ends before the first query that sees one block less.
-    piece_end = np.minimum((seen + 1) * rule.block + window - 1, ends[request])
+    narrow = np.where(window > 0, window, UNLIMITED)
+    piece_end = np.minimum((seen + 1) * rule.block + narrow - 1, ends[request])
     row_starts = starts[request] + np.where(
-        nth == 0, 0, seen * rule.block + window - 1 - first_query[request]
+        nth == 0, 0, seen * rule.block + narrow - 1 - first_query[request]
     )
 
     sinks = rule.sink_blocks
@@ -127,5 +129,5 @@ def cut_rows(
 
 def _first_block(rule: WindowRule, window: np.ndarray, position: np.ndarray) -> np.ndarray:
     """First block a query sees by its window, but no earlier than where the sinks end."""
-    start = np.maximum(position - window + 1, 0) // rule.block
-    return np.maximum(start, rule.sink_blocks)
+    oldest = np.where(window > 0, np.maximum(position - window + 1, 0), -window)
+    return np.maximum(oldest // rule.block, rule.sink_blocks)

@@ -1,7 +1,7 @@
 """What kernels need to know of requests, by the slot that a model runner gave each.
 
-Tensors have fixed addresses and are written when a request starts, never per step, so that CUDA
-graphs replay them. One row for each slot, and one more that padding points to.
+Tensors have fixed addresses and are written when a request starts or its windows change, never per
+step, so that CUDA graphs replay them. One row for each slot, and one more that padding points to.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ class SlotValues:
     """A request's windows.
 
     Attributes:
-        windows, reading: tokens of each class, 0 = everything; `reading` while its prompt is read.
+        windows, reading: tokens of each class, 0 or less: everything from token -window on;
+            `reading` while its prompt is read.
         prompt: tokens of its prompt.
     """
 

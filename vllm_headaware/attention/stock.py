@@ -21,7 +21,7 @@ from vllm.v1.attention.backends.cpu_attn import (
 )
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
-from vllm_headaware.attention.requests import prompt_lens, windows_of
+from vllm_headaware.attention.requests import ClassWindows, windows_of
 from vllm_headaware.attention.rows import UNLIMITED, Rows, WindowRule, cut_rows
 from vllm_headaware.attention.split import HeadSplitAttention
 from vllm_headaware.cache.specs import HeadClassSpec, SinkWindowSpec
@@ -39,7 +39,7 @@ class StockMetadataBuilder(CPUAttentionMetadataBuilder):
         """Build the op's metadata; slot mapping and token counts stay those of the step."""
         spec: Any = self.kv_cache_spec
         own = windows_of(spec.head_class, common_attn_metadata.num_reqs)
-        if isinstance(spec, SinkWindowSpec) or own is not None:
+        if isinstance(spec, SinkWindowSpec) or own.windows is not None:
             rows = _rows_of_step(spec, common_attn_metadata, own)
             common_attn_metadata = replace(
                 common_attn_metadata,
@@ -53,9 +53,9 @@ class StockMetadataBuilder(CPUAttentionMetadataBuilder):
         return super().build(common_prefix_len, common_attn_metadata, fast_build)
 
 
-def _rows_of_step(spec: HeadClassSpec, step: Any, own: torch.Tensor | None) -> Rows:
+def _rows_of_step(spec: HeadClassSpec, step: Any, own: ClassWindows) -> Rows:
     """Rows of a step, cut once for all builders of a class (one per head count)."""
-    rule = WindowRule(spec.sink, spec.window or UNLIMITED, spec.block_size, spec.prefill_window)
+    rule = WindowRule(spec.sink, spec.window or UNLIMITED, spec.block_size)
     cached = getattr(step, "_headaware_rows", None)
     if cached is None or cached[0] != rule:
         rows = cut_rows(
@@ -63,8 +63,7 @@ def _rows_of_step(spec: HeadClassSpec, step: Any, own: torch.Tensor | None) -> R
             step.query_start_loc,
             step.seq_lens,
             step.block_table_tensor,
-            own,
-            prompt_lens(step.num_reqs),
+            *own,
         )
         cached = step._headaware_rows = (rule, rows)
     return cached[1]

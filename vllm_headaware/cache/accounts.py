@@ -21,7 +21,8 @@ class Claim:
     """A request as the pool sees it.
 
     Attributes:
-        windows: its own.
+        windows: its own; if it keeps more while there is room, what it can be squeezed to.
+        reading: what it has while its prompt is read.
         expected: its length when it ends, as far as anybody can tell.
         most: its length when it has generated all it may.
         prefill_tokens: tokens of its prompt that are not settled; 0 when it is decoding.
@@ -29,6 +30,7 @@ class Claim:
     """
 
     windows: Windows
+    reading: Windows
     expected: int
     most: int
     prefill_tokens: int = 0
@@ -52,10 +54,14 @@ class Account:
 
 
 class Accounts:
-    """The running requests of a pool."""
+    """The running requests of a pool.
 
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
+    Args:
+        elastic: whether what they hold beyond their promises can be had.
+    """
+
+    def __init__(self, pool: Pool, elastic: bool = False) -> None:
+        self.pool, self.elastic = pool, elastic
         self._accounts: dict[str, Account] = {}
         kinds = range(len(pool.classes))
         self._need, self._worst, self._prefill = 0, 0, 0
@@ -77,14 +83,9 @@ class Accounts:
         """
         self.close(request_id)
         bounded = [self.pool.bounded(index, claim.windows) for index in range(len(own))]
-        promises = self.pool.promises(
-            claim.windows, claim.expected, claim.num_prompt, claim.prefill_tokens
-        )
-        worst = promises
+        worst = promises = self._promises(claim, claim.expected)
         if claim.most != claim.expected:
-            worst = self.pool.promises(
-                claim.windows, claim.most, claim.num_prompt, claim.prefill_tokens
-            )
+            worst = self._promises(claim, claim.most)
         account = Account(claim, promises, sum(worst), list(own), bounded)
         self._accounts[request_id] = account
         self._add(account, 1)
@@ -121,21 +122,39 @@ class Accounts:
         promises: Sequence[int] = ()
         if claim is not None:
             prefill += claim.prefill_tokens
-            promises = pool.promises(
-                claim.windows, claim.expected, claim.num_prompt, claim.prefill_tokens
-            )
+            promises = self._promises(claim, claim.expected)
             left -= sum(promises) - sum(shared)
         for index, excess in enumerate(self._excess):
             # Windowed classes also hold the chunks that are being computed, whoever's they are.
             if self._bounded[index] or (claim and pool.bounded(index, claim.windows)):
-                left -= max(pool.chunks(index, prefill) - excess, 0)
+                lack = pool.chunks(index, prefill) - excess
+                left -= lack if self.elastic else max(lack, 0)
         return left
 
     def overcommitted(self, claim: Claim) -> bool:
         """Whether the pool would be promised too often with one more request, should each take all
         it may."""
-        own = self.pool.promises(claim.windows, claim.most, claim.num_prompt, claim.prefill_tokens)
-        return self._worst + sum(own) > OVERCOMMIT * self.pool.capacity
+        own = sum(self._promises(claim, claim.most))
+        return self._worst + own > OVERCOMMIT * self.pool.capacity
+
+    def surplus(self, request_id: str) -> int:
+        """Blocks that a request holds beyond what it is promised."""
+        account = self._accounts.get(request_id)
+        if account is None:
+            return 0
+        own = zip(account.promises, account.own, account.bounded, strict=True)
+        return sum(max(held - promise, 0) for promise, held, bounded in own if bounded)
+
+    def all_surplus(self) -> int:
+        """The same of all requests; chunks that are being computed are part of it."""
+        return sum(
+            excess for excess, bounded in zip(self._excess, self._bounded, strict=True) if bounded
+        )
+
+    def _promises(self, claim: Claim, tokens: int) -> list[int]:
+        return self.pool.promises(
+            claim.windows, claim.reading, tokens, claim.num_prompt, claim.prefill_tokens
+        )
 
     def _add(self, account: Account, sign: int) -> None:
         self._prefill += sign * account.claim.prefill_tokens

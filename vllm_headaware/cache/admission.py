@@ -100,17 +100,21 @@ class Pool:
         self.classes, self.capacity = classes, capacity
         self.max_in_flight, self.steps_in_flight = max_in_flight, steps_in_flight
 
-    def fits_alone(self, windows: Windows, full_tokens: int, num_prompt: int) -> bool:
+    def fits_alone(
+        self, windows: Windows, reading: Windows, full_tokens: int, num_prompt: int
+    ) -> bool:
         """Whether the pool can ever hold a request of this length, at the peak of its prefill and
         at its end."""
-        own = list(zip(self.classes, windows, strict=True))
+
+        def most(tokens: int, own: Windows) -> int:
+            return sum(
+                c.most_blocks(tokens, window, self.max_in_flight)
+                for c, window in zip(self.classes, own, strict=True)
+            )
+
         # Windows become narrower a few steps after the prompt's last token was scheduled.
         read = num_prompt + self.steps_in_flight
-        peaks = (
-            sum(c.most_blocks(full_tokens, window, self.max_in_flight) for c, window in own),
-            sum(c.most_blocks(read, c.reading_window(w), self.max_in_flight) for c, w in own),
-        )
-        return max(peaks) <= self.capacity
+        return max(most(full_tokens, windows), most(read, reading)) <= self.capacity
 
     def bounded(self, index: int, windows: Windows) -> bool:
         """Whether blocks of a class go back while a request runs: by its window, or by score."""
@@ -122,11 +126,17 @@ class Pool:
         return -(-tokens // self.classes[index].block_tokens)
 
     def promises(
-        self, windows: Windows, full_tokens: int, num_prompt: int, prefill_tokens: int
+        self,
+        windows: Windows,
+        reading: Windows,
+        full_tokens: int,
+        num_prompt: int,
+        prefill_tokens: int,
     ) -> list[int]:
         """Most blocks of each class that a request holds until it has full_tokens tokens.
 
         Args:
+            reading: its windows while its prompt is read.
             num_prompt: tokens of its prompt while it is read; 0 afterwards.
             prefill_tokens: tokens of its prompt that are not settled; 0 when it is decoding.
         """
@@ -134,8 +144,8 @@ class Pool:
         for index, (head_class, window) in enumerate(zip(self.classes, windows, strict=True)):
             most = head_class.most_blocks(full_tokens, window, self.steps_in_flight)
             if num_prompt:
-                reading = head_class.reading_window(window)
-                most = max(most, head_class.most_blocks(num_prompt, reading, self.steps_in_flight))
+                read = head_class.most_blocks(num_prompt, reading[index], self.steps_in_flight)
+                most = max(most, read)
             if prefill_tokens and self.bounded(index, windows):
                 most = min(most + 1, -(-full_tokens // head_class.block_tokens))
             promises.append(most)

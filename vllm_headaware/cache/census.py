@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_headaware.plan import Plan
+from vllm_headaware.plan.windows import Windows
 
 MAX_REQUESTS = 64
 """Requests a census lists by name; the largest come first."""
@@ -27,6 +28,8 @@ class Holding:
         blocks: blocks by head class, shared ones included.
         kept: tokens that a KV head of the class keeps of it.
         level: of its budget; 0 is what was planned or asked for.
+        windows: [from this position on, what it keeps in each class] in order: null is everything,
+            a positive number so many last tokens, 0 and less everything from token -number on.
     """
 
     request_id: str
@@ -34,6 +37,7 @@ class Holding:
     blocks: dict[str, int]
     kept: dict[str, int]
     level: int = 0
+    windows: list[tuple[int, dict[str, int | None]]] = field(default_factory=list)
 
 
 @dataclass
@@ -47,6 +51,9 @@ class Events:
         level_changes: steps of the budget monitor, by direction: tighten, relax.
         started: requests that started, by the level of their budget, a number as text.
         growth: tokens of answers that ended: as expected when they started, and real.
+        squeezed: blocks taken from running requests, by what they were: surplus beyond the windows
+            they started with, or more of them, down to the floor.
+        avoided: preemptions that squeezes made needless.
     """
 
     freed: dict[str, int] = field(default_factory=dict)
@@ -55,6 +62,8 @@ class Events:
     level_changes: dict[str, int] = field(default_factory=dict)
     started: dict[str, int] = field(default_factory=dict)
     growth: dict[str, int] = field(default_factory=dict)
+    squeezed: dict[str, int] = field(default_factory=dict)
+    avoided: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ class Census:
         events: what happened since the last census.
         unpromised: blocks that running requests will not need before they end.
         level: of the budget that new requests get; 0 is the plan.
+        surplus: blocks that requests hold beyond their windows, as long as there is room.
     """
 
     at: float
@@ -90,6 +100,7 @@ class Census:
     events: Events = field(default_factory=Events)
     unpromised: int = 0
     level: int = 0
+    surplus: int = 0
 
     @property
     def used(self) -> int:
@@ -139,8 +150,7 @@ def take_census(
         hidden = sum(block.is_null for own in manager.req_to_blocks.values() for block in own)
         holes[head_class.name] = hidden * head_class.block_tokens
     lengths = [request.num_computed_tokens for request in running.values()]
-    prompts = [request.num_prompt_tokens for request in running.values()]
-    windows = [budgets.windows_of(r) if budgets else plan.windows for r in running.values()]
+    windows = [_planned(plan, request, budgets) for request in running.values()]
     unlimited = [c.name for c in plan.classes if c.policy.window is None]
     free, total = pool.get_num_free_blocks(), pool.num_gpu_blocks - 1
     largest = sorted(running.values(), key=lambda r: -r.num_computed_tokens)[:MAX_REQUESTS]
@@ -155,14 +165,15 @@ def take_census(
         # only of requests whose own budget caps it.
         dense_tokens=tokens[unlimited[0]] + holes[unlimited[0]] if unlimited else sum(lengths),
         planned=sum(
-            sum(plan.blocks(length, windows=own, num_prompt=num_prompt).values())
-            for length, own, num_prompt in zip(lengths, windows, prompts, strict=True)
+            sum(plan.blocks(length, windows=own).values())
+            for length, own in zip(lengths, windows, strict=True)
         ),
         running=len(running),
         requests=[holding_of(scheduler, plan, request, budgets) for request in largest],
         events=events or Events(),
         unpromised=budgets.left() if budgets else free,
         level=budgets.monitor.level if budgets else 0,
+        surplus=budgets.accounts.all_surplus() if budgets and budgets.squeezes else 0,
     )
 
 
@@ -178,8 +189,26 @@ def holding_of(scheduler: Any, plan: Plan, request: Any, budgets: Any = None) ->
             )
         ]
         blocks[head_class.name], kept[head_class.name] = len(counts), sum(counts)
-    level = budgets.budget_of(request).level if budgets else 0
-    return Holding(request.request_id, request.num_computed_tokens, blocks, kept, level)
+    own = budgets.budget_of(request) if budgets else None
+    changes = own.regimes.changes if own and own.regimes else ()
+    return Holding(
+        request.request_id,
+        request.num_computed_tokens,
+        blocks,
+        kept,
+        own.level if own else 0,
+        [(start, dict(zip(blocks, windows, strict=True))) for start, windows in changes],
+    )
+
+
+def _planned(plan: Plan, request: Any, budgets: Any) -> Windows:
+    """What a request was to keep: while its prompt is read, all it is read by."""
+    own = budgets.budget_of(request) if budgets else None
+    if own is None or own.regimes is None:
+        return plan.windows
+    if request.num_computed_tokens > request.num_prompt_tokens:
+        return own.windows
+    return own.regimes.at(request.num_computed_tokens - 1)
 
 
 def _managers(scheduler: Any) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vllm.v1.core.block_pool import BlockPool
@@ -14,27 +15,32 @@ from vllm.v1.core.single_type_kv_cache_manager import (
 from vllm.v1.kv_cache_interface import KVCacheSpec
 from vllm.v1.request import Request
 
+from vllm_headaware.cache.regimes import Regimes
 from vllm_headaware.cache.specs import HeadClassSpec, SinkWindowSpec
-from vllm_headaware.plan.windows import Windows, reading_window
+from vllm_headaware.plan.windows import Window, Windows
 
 NEVER_CACHED = 2**40
 """More blocks than a request can have: as many as are said to be in the prefix cache already."""
 
 
 class BlockHashes(list):
-    """Block hashes of a request with windows of its own, one per KV-cache group.
+    """Block hashes of a request, one for each `hash_block_size` tokens.
 
-    They are made with a salt of their own: what a layer stores depends on what the layers before it
-    saw, so requests share blocks only if their windows are equal.
+    What a layer stores depends on what the layers before it saw, so the hashes of blocks that were
+    computed under other windows than everything are salted with them (engine_core/prefixes.py).
+
+    Attributes:
+        least: windows that a prefix hit must fill.
+        reading: windows that it fills if what they show is still there.
     """
 
-    def __init__(self, windows: Windows) -> None:
-        super().__init__()
-        self.windows = windows
+    def __init__(self, hashes: Iterable[Any], least: Windows, reading: Windows) -> None:
+        super().__init__(hashes)
+        self.least, self.reading = least, reading
 
 
 class ClassManager(SingleTypeKVCacheManager):
-    """Gives back what a request's window hides; the window is the class's or the request's own.
+    """Gives back what a request's window hides at its position.
 
     A hole in a request's block list is the pool's null block, as for vLLM's sliding windows, so
     positions in the list stay positions in the sequence.
@@ -46,20 +52,19 @@ class ClassManager(SingleTypeKVCacheManager):
         super().__init__(kv_cache_spec, **kwargs)
         self.num_window_freed = 0
         """Blocks that left a window since the engine started."""
-        self.own_windows: dict[str, int | None] = {}
-        """Windows of the requests that have one of their own, by request id."""
+        self.regimes: dict[str, Regimes] = {}
+        """Windows of requests by position; without any, those of the class hold."""
         self._alone: dict[str, set[int]] = {}
         self._keeper: dict[int, str] = {}
         self.shared_since: set[str] = set()
         """Requests whose blocks another has adopted; whoever acts on it clears it."""
 
-    def window_of(self, request_id: str) -> int | None:
-        """Last tokens kept of a request; None keeps everything."""
-        return self.own_windows.get(request_id, self.kv_cache_spec.window)
-
-    def reading_window_of(self, request_id: str) -> int | None:
-        """The same while its prompt is read."""
-        return reading_window(self.window_of(request_id), self.kv_cache_spec.prefill_window)
+    def window_at(self, request_id: str, position: int) -> Window:
+        """What the query at a position sees by."""
+        own = self.regimes.get(request_id)
+        if own is None:
+            return self.kv_cache_spec.window
+        return own.at(position)[self.kv_cache_group_id]
 
     def own_blocks(self, request_id: str) -> int:
         """Blocks that a request alone holds; where it gives none back before its end, all it holds.
@@ -74,8 +79,10 @@ class ClassManager(SingleTypeKVCacheManager):
         return len(self.req_to_blocks.get(request_id, ()))
 
     def gives_back(self, request_id: str) -> bool:
-        """Whether blocks of a request go back while it runs."""
-        return self.window_of(request_id) is not None
+        """Whether blocks of a request go back while it runs, or may."""
+        own = self.regimes.get(request_id)
+        least = self.kv_cache_spec.window if own is None else own.least[self.kv_cache_group_id]
+        return least is not None
 
     def allocate_new_blocks(
         self, request_id: str, num_tokens: int, num_tokens_main_model: int
@@ -115,8 +122,8 @@ class ClassManager(SingleTypeKVCacheManager):
             processed: of its tokens, those whose step is over.
         """
         until = len(self.req_to_blocks[request_id]) * self.block_size
-        window = self.own_windows.get(request_id, self.kv_cache_spec.window)
-        if window is None:
+        window = self.window_at(request_id, processed)
+        if window is None or window <= 0:
             return until
         first = self.kv_cache_spec.first_window_block(processed, window)
         # The query of the last of so many tokens stands one before.
@@ -134,10 +141,11 @@ class ClassManager(SingleTypeKVCacheManager):
         num_prompt_tokens: int | None = None,
     ) -> None:
         """Give back the blocks between the sinks and the next query's window."""
-        reading = processed_computed_tokens < (num_prompt_tokens or 0)
-        window = (self.reading_window_of if reading else self.window_of)(request_id)
         blocks = self.req_to_blocks.get(request_id)
-        if not blocks or window is None:
+        if not blocks:
+            return
+        window = self.window_at(request_id, processed_computed_tokens)
+        if window is None:
             return
         spec = self.kv_cache_spec
         end = min(spec.first_window_block(processed_computed_tokens, window), len(blocks))
@@ -153,10 +161,10 @@ class ClassManager(SingleTypeKVCacheManager):
         self.num_window_freed += self.block_pool.get_num_free_blocks() - free_before
 
     def cache_blocks(self, request: Request, num_tokens: int, *args: Any, **kwargs: Any) -> None:
-        """Keep full blocks for the prefix cache; with wider windows for prompts only those of the
-        prompt, since a later request would read what was generated here with wider windows."""
-        if self.kv_cache_spec.prefill_window:
-            num_tokens = min(num_tokens, request.num_prompt_tokens)
+        """Keep full blocks for the prefix cache, as far as nobody would see more than they did."""
+        own = self.regimes.get(request.request_id)
+        if own is not None:
+            num_tokens = min(num_tokens, own.cached_until)
         super().cache_blocks(request, num_tokens, *args, **kwargs)
 
 
@@ -198,8 +206,8 @@ class SinkWindowManager(ClassManager):
         """Blocks to take from the pool: new ones, and cached ones that are in its free list."""
         held = len(self.req_to_blocks.get(request_id, ())) + len(new_computed_blocks)
         new = max(-(-num_tokens // self.block_size) - held, 0)
-        window = self.reading_window_of(request_id)
-        if apply_admission_cap and window is not None:
+        window = self.window_at(request_id, num_local_computed_tokens)
+        if apply_admission_cap and window is not None and window > 0:
             # Chunks in flight are the business of cache/admission.py, which counts them once for
             # all requests.
             new = min(new, self.kv_cache_spec.steady_blocks(window))
@@ -232,16 +240,18 @@ class SinkWindowManager(ClassManager):
         dcp_world_size: int = 1,
         pcp_world_size: int = 1,
     ) -> tuple[tuple[list[KVCacheBlock], ...], int]:
-        """The longest aligned prefix whose sinks and whose last window are all cached.
+        """The longest aligned prefix whose sinks and whose last window are all cached, with as much
+        before the window as is left of what its prompt would be read by.
 
-        Requests with windows of their own look up BlockHashes.
+        Requests look up BlockHashes.
         """
         assert isinstance(kv_cache_spec, SinkWindowSpec)
         spec, size = kv_cache_spec, kv_cache_spec.block_size
-        own = getattr(block_hashes, "windows", None)
-        window = own[kv_cache_group_ids[0]] if own else spec.window
-        # What is missing after a hit is read: at least the last token of the prompt.
-        window = reading_window(window, spec.prefill_window)
+        window: Window = spec.window
+        reading: Window = spec.window
+        if isinstance(block_hashes, BlockHashes):
+            group = kv_cache_group_ids[0]
+            window, reading = block_hashes.least[group], block_hashes.reading[group]
         hashes = resolve_block_hashes(block_hashes, block_pool.hash_block_size, size)
         step = alignment_tokens
         cached: dict[int, list[KVCacheBlock] | None] = {}
@@ -261,17 +271,18 @@ class SinkWindowManager(ClassManager):
                 hit: tuple[list[KVCacheBlock], ...] = tuple(
                     [block_pool.null_block] * (length // size) for _ in kv_cache_group_ids
                 )
-                for index in needed:
+                surplus = visible_blocks(spec, length, reading)
+                for index in [*needed, *itertools.takewhile(look_up, surplus)]:
                     for blocks, block in zip(hit, look_up(index) or (), strict=True):
                         blocks[index] = block
                 return hit, length
         return tuple([] for _ in kv_cache_group_ids), 0
 
 
-def visible_blocks(spec: SinkWindowSpec, num_tokens: int, window: int | None) -> list[int]:
-    """Indices of the full blocks of num_tokens tokens that the next query sees."""
+def visible_blocks(spec: SinkWindowSpec, num_tokens: int, window: Window) -> list[int]:
+    """Indices of the full blocks of num_tokens tokens that the next query sees: from the newest to
+    the oldest of its window, then the sinks'."""
     end = num_tokens // spec.block_size
-    if window is None:
-        return list(range(end))
-    start = max(spec.first_window_block(num_tokens, window), min(spec.sink_blocks, end))
-    return [*range(end - 1, start - 1, -1), *range(min(spec.sink_blocks, end))]
+    sinks = min(spec.sink_blocks, end)
+    start = max(spec.first_window_block(num_tokens, window), sinks)
+    return [*range(end - 1, start - 1, -1), *range(sinks)]

@@ -11,7 +11,7 @@ from vllm.v1.kv_cache_interface import AttentionSpec, FullAttentionSpec, KVCache
 
 from vllm_headaware.kernels.formats import FORMATS
 from vllm_headaware.plan.head_class import HeadClass
-from vllm_headaware.plan.windows import first_window_block, sink_blocks
+from vllm_headaware.plan.windows import Window, first_window_block, sink_blocks
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -23,7 +23,6 @@ class UnlimitedSpec(FullAttentionSpec):
 
     head_class: str
     sink: int
-    prefill_window: int
     heavy_hitters: bool = False
     """Whether blocks are evicted by the attention they got."""
 
@@ -35,7 +34,7 @@ class UnlimitedSpec(FullAttentionSpec):
     def sink_blocks(self) -> int:
         return sink_blocks(self.sink, self.block_size)
 
-    def first_window_block(self, num_processed: int, window: int) -> int:
+    def first_window_block(self, num_processed: int, window: Window) -> int:
         """First block that the query at position num_processed sees by a request's own window."""
         return first_window_block(num_processed, window, self.block_size)
 
@@ -49,8 +48,8 @@ class SinkWindowSpec(AttentionSpec):
     """A class whose heads keep `sink` first and `window` last tokens, rounded out to blocks.
 
     `max_in_flight_tokens` is what vLLM may have scheduled but not settled for a request: blocks of
-    those tokens are held besides sinks and window. While a prompt is read, a window is at least
-    `prefill_window` tokens wide.
+    those tokens are held besides sinks and window. While a prompt is read, a window is always at
+    least `prefill_window` tokens wide.
     """
 
     head_class: str
@@ -63,7 +62,7 @@ class SinkWindowSpec(AttentionSpec):
     def sink_blocks(self) -> int:
         return sink_blocks(self.sink, self.block_size)
 
-    def first_window_block(self, num_processed: int, window: int) -> int:
+    def first_window_block(self, num_processed: int, window: Window) -> int:
         """First block that the query at position num_processed sees by its window."""
         return first_window_block(num_processed, window, self.block_size)
 
@@ -106,7 +105,6 @@ def make_spec(
         "dtype": torch.int8 if kv_format.quantised else getattr(torch, kv_format.name),
         "state_content_bytes": kv_format.token_bytes(head_size),
         "head_class": head_class.name,
-        "prefill_window": head_class.policy.prefill_window,
     }
     policy = head_class.policy
     if policy.window is None:
@@ -117,6 +115,7 @@ def make_spec(
         **common,
         sink=policy.sink,
         window=policy.window,
+        prefill_window=policy.prefill_window or 0,
         max_in_flight_tokens=vllm_config.max_in_flight_tokens,
     )
 

@@ -220,10 +220,14 @@ def show(report: dict[str, Any]) -> None:
         highlight=False,
     )
     longest_asked = report["lengths"][-1]
-    if prefill_window := report["classes"][-1]["prefill_window"]:
+    if (wide := report["classes"][-1]["prefill_window"]) != 0:
+        how = (
+            "A prompt is read in full where the pool can hold it"
+            if wide is None
+            else f"While a prompt is read, windows are at least {wide:,} tokens"
+        )
         console.print(
-            f"While a prompt is read, windows are at least {prefill_window:,} tokens: one of"
-            f" {longest_asked['tokens']:,} tokens then holds"
+            f"{how}: one of {longest_asked['tokens']:,} tokens then holds"
             f" {format_bytes(longest_asked['reading_bytes'])}.",
             highlight=False,
         )

@@ -9,7 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_headaware.config.names import ADMISSIONS, AUTO, DTYPE_OPTIONS, POLICY_OPTIONS, PRESSURE
+from vllm_headaware.config.names import (
+    ADMISSIONS,
+    AUTO,
+    DTYPE_OPTIONS,
+    ELASTICS,
+    POLICY_OPTIONS,
+    PRESSURE,
+)
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.kernels.formats import FORMATS
 
@@ -34,11 +41,13 @@ class KVPolicyConfig:
     Shares are fractions of all KV heads of the model; sinks and windows are in tokens and are
     rounded outward to whole blocks, never inward. A dtype is a KV format by name or "auto": int8
     where the native kernels can run, else the model's own. While a prompt is read, windows are at
-    least `prefill_window` wide. `budget` is the mean number of tokens
+    least `prefill_window` wide; "auto": as wide as the pool can hold when the request starts.
+    `budget` is the mean number of tokens
     that a KV head keeps of a request; 0 leaves the windows as they are named. `floor` is the share
-    of each window that stays under pressure; `admission` is whether requests start by what their
-    answers are expected to take, or by all they may; request_* bound what single requests may ask
-    for.
+    of each window that stays under pressure; `elastic` is when requests may keep more than their
+    windows: while the prompt is read, as long as there is room, or never; `admission` is whether
+    requests start by what their answers are expected to take, or by all they may; request_* bound
+    what single requests may ask for.
 
     Raises:
         HeadAwareError: a value is of the wrong type or out of range.
@@ -51,12 +60,13 @@ class KVPolicyConfig:
     sink: int = 64
     window: int = 512
     induction_window: int = 1024
-    prefill_window: int = 0
+    prefill_window: int | str = AUTO
     retrieval_dtype: str = AUTO
     induction_dtype: str = AUTO
     local_dtype: str = AUTO
     budget: int = 0
     floor: float = 0.5
+    elastic: str = "prompt"
     admission: str = "predict"
     request_budget_min: int = 0
     request_budget_max: int = 0
@@ -81,21 +91,25 @@ class KVPolicyConfig:
                 )
         for name, least in WHOLE_NUMBERS.items():
             value = getattr(self, name)
+            if name == "prefill_window" and value == AUTO:
+                continue
             if type(value) is not int or not least <= value <= MOST_TOKENS:
                 raise HeadAwareError(
-                    f"kv {name} must be a whole number of tokens, at least {least} and at most"
-                    f" {MOST_TOKENS}, got {value!r}"
+                    f"kv {name} must be {'auto or ' if name == 'prefill_window' else ''}a whole"
+                    f" number of tokens, at least {least} and at most {MOST_TOKENS}, got {value!r}"
                 )
         if not _is_number(self.floor) or not 0 < self.floor <= 1:
             raise HeadAwareError(
                 "kv floor must be a number above 0 and up to 1 (the share of a window that stays"
                 f" under pressure), got {self.floor!r}"
             )
-        if self.admission not in ADMISSIONS:
-            raise HeadAwareError(
-                f"kv admission must be one of {', '.join(ADMISSIONS)}, got {self.admission!r}"
-                f"{nearest(str(self.admission), ADMISSIONS)}"
-            )
+        for name, known in (("admission", ADMISSIONS), ("elastic", ELASTICS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise HeadAwareError(
+                    f"kv {name} must be one of {', '.join(known)}, got {value!r}"
+                    f"{nearest(str(value), known)}"
+                )
         if self.request_full not in ("allow", "refuse"):
             raise HeadAwareError(
                 f"kv request_full must be 'allow' or 'refuse', got {self.request_full!r}"
@@ -123,6 +137,14 @@ class KVPolicyConfig:
         """Fields that can be set with the policy."""
         own = POLICY_OPTIONS[self.policy]
         return (*own, *PRESSURE) if self.active else own
+
+    @property
+    def reading(self) -> int | None:
+        """What windows are at least while a prompt is read, in tokens; None: everything, where
+        there is room."""
+        if not isinstance(self.prefill_window, str):
+            return self.prefill_window
+        return 0 if self.elastic == "off" else None
 
     @property
     def active(self) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 AUTO = "auto"
-"""A KV dtype that is chosen for the machine: int8 where kernels have it, else the model's own."""
+"""A KV dtype that is chosen for the machine: int8 where kernels have it, else the model's own. A
+prefill window that is as wide as the pool can hold."""
 DTYPE_OPTIONS = ("retrieval_dtype", "induction_dtype", "local_dtype")
 """Options that name the KV format of a class."""
 
@@ -18,9 +19,14 @@ POLICY_OPTIONS: dict[str, tuple[str, ...]] = {
     "h2o": ("sink", "budget", "local_dtype"),
 }
 """Every value of --kv-policy, and the fields of KVPolicyConfig that it reads."""
-PRESSURE = ("floor", "admission", "request_budget_min", "request_budget_max", "request_full")
+PRESSURE = (
+    *("floor", "elastic", "admission"),
+    *("request_budget_min", "request_budget_max", "request_full"),
+)
+"""Fields that every policy but `full` has: what happens under load, and to single requests."""
 ADMISSIONS = ("predict", "reserve")
 """Values of --kv-admission."""
-"""Fields that every policy but `full` has: what happens under load, and to single requests."""
+ELASTICS = ("prompt", "all", "off")
+"""Values of --kv-elastic."""
 DEALT_BY_BUDGET = ("window", "induction_window")
 """Fields that a budget takes the place of."""

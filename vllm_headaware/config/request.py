@@ -17,8 +17,6 @@ from typing import Any
 from vllm_headaware.errors import HeadAwareError
 
 OPTIONS = ("kv_budget", "kv_policy", "kv_level")
-WINDOWS_KEY = "kv_windows"
-"""Where the windows a request was given travel to the workers; clients may not set it."""
 FOREIGN = ("kv_transfer_params", "kv_cache_report_mode")
 """Extra arguments of vLLM's own that start like ours."""
 
@@ -32,6 +30,7 @@ class RequestLimits:
         budget_min, budget_max: bounds of kv_budget in tokens; a maximum of 0 is none.
         full: whether kv_policy "full" is allowed.
         reserve: whether a request starts only where all of max_tokens fits.
+        elastic: whether requests keep everything while there is room.
     """
 
     floor: float = 0.5
@@ -39,6 +38,7 @@ class RequestLimits:
     budget_max: int = 0
     full: bool = True
     reserve: bool = False
+    elastic: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from vllm_headaware.kernels.reference import UNLIMITED, HeadRule, visible
 from vllm_headaware.plan import HeadClass, Plan
+from vllm_headaware.plan.windows import reading_window
 
 
 class Method(Protocol):
@@ -110,8 +111,10 @@ class ByRule:
         """How a prompt of num_prompt tokens is read: what is equal of two readers is read alike."""
 
         def hides(rule: HeadRule) -> HeadRule | None:
-            window = max(rule.window or num_prompt, rule.prefill_window)
-            return None if window >= num_prompt else replace(rule, window=window, prefill_window=0)
+            window = reading_window(rule.window, rule.prefill_window)
+            if window is None or window >= num_prompt:
+                return None
+            return replace(rule, window=window, prefill_window=0)
 
         rules = (
             tuple(sorted((head, hides(rule)) for rule, heads, _ in parts for head in heads))

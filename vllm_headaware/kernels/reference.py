@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from vllm_headaware.kernels.formats import FORMATS
+from vllm_headaware.plan.windows import reading_window
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,12 @@ class HeadRule:
 
     Attributes:
         sink: tokens at the start of the request that stay visible, >= 0.
-        window: latest tokens that are visible, the query's own included, >= 1; None for all.
-        prefill_window: what a window is at least for queries of the prompt, >= 0.
+        window: latest tokens that are visible, the query's own included; None for all. 0 or less:
+            all from token -window on, which is a multiple of block.
+        prefill_window: what a window is at least for queries of the prompt, >= 0; None: they see
+            all.
+        changes: (position, window) in order: what the window is from a position on, instead of
+            both.
         block: tokens per cache block that both are rounded outward to, >= 1.
         kv_format: how keys and values are stored, a name of formats.FORMATS; float32 takes them as
             they come.
@@ -34,15 +39,19 @@ class HeadRule:
     window: int | None = None
     block: int = 1
     kv_format: str = "float32"
-    prefill_window: int = 0
+    prefill_window: int | None = 0
+    changes: tuple[tuple[int, int | None], ...] = ()
 
     def __post_init__(self) -> None:
         if self.sink < 0:
             raise ValueError(f"sink must be 0 or more tokens, got {self.sink}")
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window must be 1 or more tokens, or None, got {self.window}")
         if self.block < 1:
             raise ValueError(f"block must be 1 or more tokens, got {self.block}")
+        if self.window is not None and self.window < 1 and self.window % self.block:
+            raise ValueError(
+                f"window must be 1 or more tokens, a block's first token as a negative number, or"
+                f" None, got {self.window}"
+            )
 
 
 UNLIMITED = HeadRule()
@@ -63,13 +72,20 @@ def visible(
     """
     i, j = query_pos[:, None], key_pos[None, :]
     causal = j <= i
-    if rule.window is None:
+    if rule.window is None and not rule.changes:
         return causal
     sinks = -(-rule.sink // rule.block) * rule.block
-    window = torch.where(i < num_prompt, max(rule.window, rule.prefill_window), rule.window)
-    oldest = (i - window + 1).clamp(min=0)
-    start = oldest - oldest % rule.block
+    start = torch.zeros_like(i)
+    for position, window in rule.changes or _by_prompt(rule, num_prompt):
+        oldest = torch.full_like(i, -(window or 0))
+        if window is not None and window > 0:
+            oldest = (i - window + 1).clamp(min=0)
+        start = torch.where(i >= position, oldest - oldest % rule.block, start)
     return causal & ((j < sinks) | (j >= start))
+
+
+def _by_prompt(rule: HeadRule, num_prompt: int) -> tuple[tuple[int, int | None], ...]:
+    return (0, reading_window(rule.window, rule.prefill_window)), (num_prompt, rule.window)
 
 
 def attention(

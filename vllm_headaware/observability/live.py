@@ -89,6 +89,7 @@ class LiveState:
             "head_bytes": [[per_head[i] for i in row] for row in plan.assignment],
             "head_tokens": [[tokens[plan.classes[i].name] for i in row] for row in plan.assignment],
             "unpromised_bytes": block * sum(census.unpromised for census in censuses),
+            "surplus_bytes": block * sum(census.surplus for census in censuses),
             "level": max(census.level for census in censuses),
             "running": sum(census.running for census in censuses),
             "requests": [
@@ -97,6 +98,7 @@ class LiveState:
                     "tokens": holding.tokens,
                     "kept_tokens": holding.kept,
                     "level": holding.level,
+                    "windows": holding.windows,
                     "bytes": block * sum(holding.blocks.values()),
                     "dense_equivalent_bytes": plan.dense_bytes(holding.tokens),
                 }

@@ -154,6 +154,24 @@ FAMILIES = (
         ("kind",),
     ),
     Family(
+        "kv_surplus_bytes",
+        "gauge",
+        "Bytes that running requests hold beyond their windows, as long as there is room"
+        " (--kv-elastic all); what is short is taken from here first.",
+    ),
+    Family(
+        "blocks_squeezed",
+        "counter",
+        "Blocks taken from running requests. surplus: beyond the windows they started with; floor:"
+        " their windows were tightened.",
+        ("reason",),
+    ),
+    Family(
+        "preemptions_avoided",
+        "counter",
+        "Steps in which a running request got blocks that were squeezed out of others.",
+    ),
+    Family(
         "blocks_freed",
         "counter",
         "Blocks returned to the pool. window: they left a window; finished, preempted: their"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from vllm_headaware.plan.windows import first_window_block, reading_window, sink_blocks
+from vllm_headaware.plan.windows import Window, first_window_block, reading_window, sink_blocks
 from vllm_headaware.policies.base import HeadPolicy
 
 
@@ -35,12 +35,10 @@ class HeadClass:
         """Index of the first block the next query (position num_processed) sees by its window."""
         reading = num_processed < num_prompt
         window = self.reading_window(self.policy.window) if reading else self.policy.window
-        if window is None:
-            return 0
         return first_window_block(num_processed, window, self.block_tokens)
 
-    def reading_window(self, window: int | None) -> int | None:
-        """What a request's own window is while its prompt is read."""
+    def reading_window(self, window: Window) -> Window:
+        """What a request's own window is while its prompt is read, where there is room."""
         return reading_window(window, self.policy.prefill_window)
 
     def blocks(self, num_tokens: int, num_processed: int | None = None, num_prompt: int = 0) -> int:
@@ -60,13 +58,13 @@ class HeadClass:
         first = self.first_window_block(num_processed, num_prompt)
         return total - max(first - self.sink_blocks, 0)
 
-    def with_window(self, window: int | None) -> HeadClass:
+    def with_window(self, window: Window) -> HeadClass:
         """The class as a request sees it that has a window of its own."""
         if window == self.policy.window:
             return self
         return dataclasses.replace(self, policy=dataclasses.replace(self.policy, window=window))
 
-    def most_blocks(self, num_tokens: int, window: int | None, in_flight: int = 1) -> int:
+    def most_blocks(self, num_tokens: int, window: Window, in_flight: int = 1) -> int:
         """Most blocks a request holds at any moment until it has num_tokens tokens.
 
         Args:
@@ -76,7 +74,8 @@ class HeadClass:
         total = -(-num_tokens // self.block_tokens)
         if window is None and self.policy.heavy_hitters is not None:
             return min(total, self.heavy_hitter_blocks + 1 + -(-in_flight // self.block_tokens))
-        if window is None:
-            return total
+        if window is None or window <= 0:
+            hidden = -(window or 0) // self.block_tokens - self.sink_blocks
+            return total - max(hidden, 0)
         recent = window - 1 + in_flight + 2 * self.block_tokens - 2
         return min(total, self.sink_blocks + recent // self.block_tokens)

@@ -10,7 +10,7 @@ from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.plan.budget import deal_budget
 from vllm_headaware.plan.head_class import HeadClass
 from vllm_headaware.plan.plan import Plan
-from vllm_headaware.plan.windows import Windows
+from vllm_headaware.plan.windows import Windows, reading_window
 
 
 class Ladders:
@@ -89,6 +89,27 @@ def make_ladder(classes: Sequence[HeadClass], windows: Windows, floor: float) ->
                 last = levels[-1]
                 levels.append((*last[:index], tried, *last[index + 1 :]))
     return levels
+
+
+def readings(classes: Sequence[HeadClass], windows: Windows, num_prompt: int) -> list[Windows]:
+    """What a request with these windows may have while its prompt is read, widest first.
+
+    Where the policy names a width there is one answer. Else the prompt is read in full, or by ever
+    narrower windows, down to the request's own.
+    """
+
+    def at_least(width: int | None) -> Windows:
+        return tuple(reading_window(window, width) for window in windows)
+
+    if all(c.policy.prefill_window is not None for c in classes):
+        return [tuple(c.reading_window(w) for c, w in zip(classes, windows, strict=True))]
+    rungs, width = [at_least(None)], 1 << max(num_prompt - 1, 1).bit_length() - 1
+    while rungs[-1] != windows:
+        rung = at_least(width)
+        if rung != rungs[-1]:
+            rungs.append(rung)
+        width //= 2
+    return rungs
 
 
 def _steady(head_class: HeadClass, window: int) -> int:

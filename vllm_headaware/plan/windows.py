@@ -5,9 +5,13 @@ Both are rounded outward: never less than asked is kept.
 
 from __future__ import annotations
 
-Windows = tuple[int | None, ...]
-"""Last tokens that each class of a plan keeps of a request, in the plan's order; None keeps
-everything."""
+from collections.abc import Sequence
+
+Window = int | None
+"""Last tokens that are kept besides the sinks; None keeps everything. A number of 0 or less keeps
+everything from token -number on, which is where a block begins."""
+Windows = tuple[Window, ...]
+"""What each class of a plan keeps of a request, in the plan's order."""
 
 
 def sink_blocks(sink: int, block_tokens: int) -> int:
@@ -15,11 +19,36 @@ def sink_blocks(sink: int, block_tokens: int) -> int:
     return -(-sink // block_tokens)
 
 
-def first_window_block(num_processed: int, window: int, block_tokens: int) -> int:
-    """Index of the first block that the query at position num_processed sees by its window."""
-    return max(num_processed - window + 1, 0) // block_tokens
+def first_token(position: int, window: Window) -> int:
+    """First token that the query at a position sees by its window, before rounding."""
+    if window is None:
+        return 0
+    return max(position - window + 1, 0) if window > 0 else -window
 
 
-def reading_window(window: int | None, prefill_window: int) -> int | None:
+def first_window_block(position: int, window: Window, block_tokens: int) -> int:
+    """Index of the first block that the query at a position sees by its window."""
+    return first_token(position, window) // block_tokens
+
+
+def reading_window(window: Window, prefill_window: int | None) -> Window:
     """What a window is while a prompt is read, under a policy's prefill_window."""
-    return None if window is None else max(window, prefill_window)
+    if window is None or prefill_window is None:
+        return None
+    return max(window, prefill_window) if window > 0 else window
+
+
+def covers(wide: Sequence[Window], narrow: Sequence[Window], position: int) -> bool:
+    """Whether every query from a position on sees by `wide` windows all it would by `narrow`."""
+    for w, n in zip(wide, narrow, strict=True):
+        if w is not None and w > 0:
+            if n is None or not 0 < n <= w:
+                return False
+        elif first_token(position, w) > first_token(position, n):
+            return False
+    return True
+
+
+def in_tokens(windows: Windows) -> list[int]:
+    """Windows as kernels take them: 0 for everything."""
+    return [window or 0 for window in windows]

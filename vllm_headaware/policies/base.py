@@ -21,7 +21,7 @@ class HeadPolicy:
     names the KV format (kernels/formats.py) of what is kept, or is AUTO, the model's own dtype.
     With `heavy_hitters`, a number of tokens, blocks beyond it are evicted by score
     (cache/heavy_hitters.py). While a prompt is read, a window is at least `prefill_window` tokens
-    wide.
+    wide; None: as wide as the pool can hold, in full if it can.
     """
 
     name: str
@@ -29,7 +29,7 @@ class HeadPolicy:
     window: int | None = None
     dtype: str = AUTO
     heavy_hitters: int | None = None
-    prefill_window: int = 0
+    prefill_window: int | None = 0
 
 
 Classified = tuple[tuple[HeadPolicy, ...], list[list[int]], list[list[int]]]

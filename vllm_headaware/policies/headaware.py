@@ -42,7 +42,7 @@ class HeadAware:
         """
         if scores is None:
             raise HeadAwareError("policy headaware needs a head profile")
-        by_gate = rank_heads(scores["answer" if config.prefill_window else "gate"])
+        by_gate = rank_heads(scores["gate" if config.reading == 0 else "answer"])
         by_induction = rank_heads(scores["induction"])
         num_layers, num_kv_heads = shape
         total = num_layers * num_kv_heads
@@ -66,7 +66,7 @@ class HeadAware:
             "local": (config.window, config.local_dtype),
         }
         policies = tuple(
-            HeadPolicy(name, config.sink, window, dtype, prefill_window=config.prefill_window)
+            HeadPolicy(name, config.sink, window, dtype, prefill_window=config.reading)
             for name, (window, dtype) in windows.items()
         )
         return policies, classes, by_gate

@@ -32,6 +32,6 @@ class StreamingLLM:
             config.sink,
             config.window,
             config.local_dtype,
-            prefill_window=config.prefill_window,
+            prefill_window=config.reading,
         )
         return (policy,), nothing, nothing

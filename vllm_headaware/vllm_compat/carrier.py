@@ -13,6 +13,9 @@ from vllm_headaware.plan.plan_json import plan_from_dict, plan_to_dict
 KEY = "vllm_headaware"
 MASS = "headaware_mass"
 """Attribute of ModelRunnerOutput: attention mass by block, of each request of a step."""
+WINDOWS = "headaware_windows"
+"""Attribute of SchedulerOutput: windows of the requests that start or whose windows change:
+(windows, those for queries of the prompt, tokens of the prompt), by request id."""
 EVICTED = "headaware_evicted"
 """Attribute of SchedulerOutput: places of evicted blocks, of each request of a step."""
 

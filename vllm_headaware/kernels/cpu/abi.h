@@ -16,8 +16,7 @@ struct HaClass {
   int32_t block_tokens;
   int32_t dtype;
   int32_t sink;    // visible first tokens, a multiple of block_tokens
-  int32_t window;  // visible last tokens before rounding out; 0 = all
-  int32_t prefill_window;  // a query of a prompt has no narrower window than this
+  int32_t window;  // visible last tokens before rounding out; 0 or less: all from token -window on
 };
 
 struct HaLayer {
@@ -37,7 +36,8 @@ struct HaStep {
   const int32_t* block_table;  // [num_requests][table_stride]
   int64_t table_stride;
   int32_t num_requests;
-  const int32_t* windows;  // [num_requests], 0 = all; null: every request has the class's window
+  const int32_t* windows;  // [num_requests], as HaClass::window; null: the class's for all
+  const int32_t* reading_windows;  // [num_requests], for queries of a prompt; null: as windows
   const int32_t* prompt_lens;  // [num_requests], earlier queries are of the prompt; null: none is
   float* mass;             // [num_requests][table_stride] attention mass per block, added to; or null
 };

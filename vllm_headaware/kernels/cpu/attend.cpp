@@ -157,7 +157,7 @@ struct Visible {
   Visible(const HaClass& c, const HaStep& step, int request, int first_position, int last_position)
       : block_tokens(c.block_tokens),
         window(step.windows ? step.windows[request] : c.window),
-        reading_window(std::max(window, c.prefill_window)),
+        reading_window(step.reading_windows ? step.reading_windows[request] : window),
         num_prompt(step.prompt_lens ? step.prompt_lens[request] : 0) {
     const int tiles = last_position / GRANULE + 1;
     const int start = first_visible(first_position) / GRANULE;
@@ -185,9 +185,8 @@ struct Visible {
 
   // First token the query at a position sees by its window.
   int first_visible(int position) const {
-    if (window == 0) return 0;
     const int own = position < num_prompt ? reading_window : window;
-    const int oldest = std::max(position - own + 1, 0);
+    const int oldest = own > 0 ? std::max(position - own + 1, 0) : -own;
     return oldest - oldest % block_tokens;
   }
 };

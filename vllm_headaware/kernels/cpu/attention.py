@@ -37,7 +37,6 @@ class ClassCache:
         format: a name of FORMATS.
         sink: tokens, a multiple of block_tokens; 0 where window is None.
         window: tokens, or None for an unlimited class.
-        prefill_window: tokens; queries of a prompt have no narrower window than this.
     """
 
     cache: torch.Tensor
@@ -45,7 +44,6 @@ class ClassCache:
     format: str
     sink: int = 0
     window: int | None = None
-    prefill_window: int = 0
 
 
 class ClassStep:
@@ -56,7 +54,9 @@ class ClassStep:
         seq_lens: int32 [num_requests], tokens of each request, this step's queries included.
         block_table: int32 [num_requests, width], rows strided; entries of hidden blocks are never
             read.
-        windows: int32 [num_requests], tokens, 0 = unlimited; None: the class's own for all.
+        windows: int32 [num_requests], tokens; 0 or less: everything from token -window on, and the
+            sinks. None: the class's own for all.
+        reading_windows: int32 [num_requests], the same for queries of a prompt; None: as windows.
         prompt_lens: int32 [num_requests], tokens: earlier queries are of the prompt. None: no query
             is.
         mass: float32, shape and strides of block_table; each call adds the attention weights that
@@ -73,15 +73,19 @@ class ClassStep:
         seq_lens: torch.Tensor,
         block_table: torch.Tensor,
         windows: torch.Tensor | None = None,
+        reading_windows: torch.Tensor | None = None,
         prompt_lens: torch.Tensor | None = None,
         mass: torch.Tensor | None = None,
     ) -> None:
-        for tensor in (query_start, seq_lens, block_table, windows, prompt_lens):
+        by_request = (windows, reading_windows, prompt_lens)
+        for tensor in (query_start, seq_lens, block_table, *by_request):
             if tensor is not None and (tensor.dtype != torch.int32 or tensor.stride(-1) != 1):
                 raise ValueError("all of a step but mass must be dense int32")
-        for name, tensor in (("windows", windows), ("prompt_lens", prompt_lens)):
+        for tensor in by_request:
             if tensor is not None and tensor.shape != seq_lens.shape:
-                raise ValueError(f"{tensor.shape[0]} {name} for {seq_lens.shape[0]} requests")
+                raise ValueError(
+                    f"{tensor.shape[0]} windows or prompt lengths for {seq_lens.shape[0]} requests"
+                )
         if mass is not None and (
             mass.dtype != torch.float32
             or mass.shape != block_table.shape
@@ -89,15 +93,14 @@ class ClassStep:
         ):
             raise ValueError("mass must be float32 and lie as block_table does")
         # Kept alive as long as the struct.
-        self.tensors = (query_start, seq_lens, block_table, windows, prompt_lens, mass)
+        self.tensors = (query_start, seq_lens, block_table, *by_request, mass)
         self.struct = HaStep(
             query_start.data_ptr(),
             seq_lens.data_ptr(),
             block_table.data_ptr(),
             block_table.stride(0),
             seq_lens.shape[0],
-            None if windows is None else windows.data_ptr(),
-            None if prompt_lens is None else prompt_lens.data_ptr(),
+            *(None if tensor is None else tensor.data_ptr() for tensor in by_request),
             None if mass is None else mass.data_ptr(),
         )
         self.pointer = ctypes.pointer(self.struct)
@@ -176,7 +179,6 @@ class LayerAttention:
             FORMAT_CODES[c.format],
             c.sink,
             c.window or 0,
-            c.prefill_window,
         )
 
     def __call__(

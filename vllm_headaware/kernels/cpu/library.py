@@ -18,7 +18,7 @@ import torch
 
 from vllm_headaware.kernels.formats import FORMATS
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
 """Best first."""
 FORMAT_CODES = {name: code for code, name in enumerate(FORMATS)}
@@ -40,7 +40,6 @@ class HaClass(ctypes.Structure):
         ("dtype", ctypes.c_int32),
         ("sink", ctypes.c_int32),
         ("window", ctypes.c_int32),
-        ("prefill_window", ctypes.c_int32),
     )
 
 
@@ -68,6 +67,7 @@ class HaStep(ctypes.Structure):
         ("table_stride", ctypes.c_int64),
         ("num_requests", ctypes.c_int32),
         ("windows", ctypes.c_void_p),
+        ("reading_windows", ctypes.c_void_p),
         ("prompt_lens", ctypes.c_void_p),
         ("mass", ctypes.c_void_p),
     )

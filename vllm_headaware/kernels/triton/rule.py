@@ -9,24 +9,20 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-UNLIMITED = tl.constexpr(1 << 30)
-"""A window that hides nothing; callers write 0."""
-
 
 @triton.jit
 def window_at(position, slot, windows, reading, prompts):
-    """Window of the queries at int32 positions of the request in a slot, tokens."""
-    own = tl.load(windows + slot)
-    read = tl.load(reading + slot)
-    own = tl.where(own == 0, UNLIMITED, own)
-    read = tl.where(read == 0, UNLIMITED, read)
-    return tl.where(position < tl.load(prompts + slot), tl.maximum(own, read), own)
+    """Window of the queries at int32 positions of the request in a slot: tokens, or 0 and less for
+    everything from token -window on."""
+    reads = position < tl.load(prompts + slot)
+    return tl.where(reads, tl.load(reading + slot), tl.load(windows + slot))
 
 
 @triton.jit
 def first_seen(position, window, round):
     """First token that queries at positions see by their window, rounded down to blocks."""
-    return tl.maximum(position - window + 1, 0) // round * round
+    oldest = tl.where(window > 0, tl.maximum(position - window + 1, 0), -window)
+    return oldest // round * round
 
 
 @triton.jit

@@ -27,9 +27,9 @@ class ClassStep:
         query_start: [num_requests + 1], offsets into the step's tokens.
         seq_lens: [num_requests], tokens of each request that the class holds, this step's included.
         block_table: [num_requests, width], rows strided; entries of hidden blocks are never read.
-        windows: [slots], tokens, 0 = unlimited; None: `window` for all.
-        reading_windows: [slots], the same for queries of a prompt, where they are wider than
-            windows; None: as windows.
+        windows: [slots], tokens; 0 or less: everything from token -window on, and the sinks. None:
+            `window` for all.
+        reading_windows: [slots], the same for queries of a prompt; None: as windows.
         window: of all requests where `windows` is None; None = unlimited.
     """
 

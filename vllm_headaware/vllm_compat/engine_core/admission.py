@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm_headaware.vllm_compat.carrier import get_plan
+from vllm_headaware.vllm_compat.carrier import WINDOWS, get_plan
 from vllm_headaware.vllm_compat.engine_core.budgets import Budgets
 from vllm_headaware.vllm_compat.wrap import wrap
 
@@ -18,6 +18,7 @@ def install() -> None:
     from vllm.v1.core.sched.scheduler import Scheduler
 
     wrap(Scheduler, "__init__", _init_scheduler)
+    wrap(Scheduler, "schedule", _schedule)
     wrap(Scheduler, "_free_request_blocks", _free_request_blocks)
     wrap(KVCacheManager, "new_step_starts", _new_step_starts)
     wrap(KVCacheManager, "get_computed_blocks", _get_computed_blocks)
@@ -35,6 +36,14 @@ def _init_scheduler(original: Any, self: Any, *args: Any, **kwargs: Any) -> None
     if plan is not None:
         self._headaware_budgets = Budgets(self, plan)
         self.kv_cache_manager._headaware_budgets = self._headaware_budgets
+
+
+def _schedule(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    output = original(self, *args, **kwargs)
+    budgets = budgets_of(self)
+    if budgets is not None:
+        setattr(output, WINDOWS, budgets.take_changed(output.num_scheduled_tokens))
+    return output
 
 
 def _free_request_blocks(original: Any, self: Any, request: Any) -> None:
@@ -57,7 +66,11 @@ def _get_computed_blocks(original: Any, self: Any, request: Any, *args: Any) -> 
     budgets = self.__dict__.get("_headaware_budgets")
     if budgets is None:
         return original(self, request, *args)
-    return budgets.look_up(request, lambda: original(self, request, *args))
+    hit = budgets.starts.look_up(request, lambda: original(self, request, *args))
+    if hit is None:
+        request.block_hashes = []
+        return original(self, request, *args)
+    return hit
 
 
 def _allocate_slots(
@@ -71,12 +84,14 @@ def _allocate_slots(
         total = request.num_computed_tokens + num_new_tokens
         if total <= budgets.quiet.get(request.request_id, 0):
             return self.empty_kv_cache_blocks
-        slots = original(self, request, num_new_tokens, *args, **kwargs)
+        slots = budgets.allocate(lambda: original(self, request, num_new_tokens, *args, **kwargs))
         budgets.grew(request, total)
         return slots
-    if request.request_id in budgets.waits:
+    if request.request_id in budgets.starts.waits:
         return None
-    slots = original(self, request, num_new_tokens, *args, **kwargs)
+    slots = budgets.allocate(
+        lambda: original(self, request, num_new_tokens, *args, **kwargs), starts=True
+    )
     if slots is not None:
         budgets.start(request, hits.blocks, kwargs.get("num_new_computed_tokens", 0))
     return slots

@@ -1,13 +1,11 @@
 """Budgets of a scheduler's requests: who may start, with which windows, and what all still take.
 
-A request gets its windows when it is looked up in the prefix cache, and starts only if the pool can
-hold it to the end that is expected of it. Its windows travel to the workers in its sampling
-parameters. admission.py calls all this from vLLM's scheduler.
+starts.py says who may start, squeezes.py takes from running requests what they hold beyond their
+windows. admission.py calls all this from vLLM's scheduler.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,12 +13,14 @@ from typing import Any
 from vllm_headaware.cache.accounts import Accounts, Claim
 from vllm_headaware.cache.admission import BudgetMonitor, Pool
 from vllm_headaware.cache.growth import Growth
-from vllm_headaware.config.request import WINDOWS_KEY, read_options
+from vllm_headaware.config.request import read_options
 from vllm_headaware.plan import Plan
 from vllm_headaware.plan.ladder import Ladders
-from vllm_headaware.plan.windows import Windows
+from vllm_headaware.plan.windows import Windows, in_tokens
 from vllm_headaware.vllm_compat.carrier import get_limits
-from vllm_headaware.vllm_compat.engine_core.request_budget import RequestBudget, salt
+from vllm_headaware.vllm_compat.engine_core.request_budget import RequestBudget
+from vllm_headaware.vllm_compat.engine_core.squeezes import Squeezes
+from vllm_headaware.vllm_compat.engine_core.starts import Starts
 
 logger = logging.getLogger("vllm.headaware")
 
@@ -29,12 +29,12 @@ class Budgets:
     """Admission and windows of the requests of one scheduler."""
 
     def __init__(self, scheduler: Any, plan: Plan) -> None:
-        config = scheduler.vllm_config
+        config, limits = scheduler.vllm_config, get_limits(scheduler.vllm_config)
         self.scheduler, self.plan = scheduler, plan
         self.manager = scheduler.kv_cache_manager
         self.block_pool = self.manager.block_pool
         self.managers: Sequence[Any] = self.manager.coordinator.single_type_managers
-        self.ladders = Ladders(plan, get_limits(config))
+        self.ladders = Ladders(plan, limits)
         self.monitor = BudgetMonitor(len(self.ladders.default))
         batch = config.scheduler_config.max_num_batched_tokens
         self.pool = Pool(
@@ -43,75 +43,84 @@ class Budgets:
             config.max_in_flight_tokens,
             -(-config.max_in_flight_tokens // batch),
         )
-        self.accounts = Accounts(self.pool)
-        self.growth = Growth(reserve=get_limits(config).reserve)
+        self.accounts = Accounts(self.pool, limits.elastic)
+        self.growth = Growth(reserve=limits.reserve)
+        self.squeezes = Squeezes(self) if limits.elastic else None
         self.evicts = any(c.policy.heavy_hitters is not None for c in plan.classes)
         self.quiet: dict[str, int] = {}
         """Tokens up to which a decoding request takes no block, gives none back, and fills none."""
-        self.waits: set[str] = set()
-        """Requests that the pool cannot hold to their end now."""
+        self.changed: dict[str, tuple[list[int], list[int], int]] = {}
+        """Windows that workers do not know yet; see carrier.WINDOWS."""
         self.events = self._new_events()
         self._reading: dict[str, Any] = {}
         self._changes_seen = dict(self.monitor.changes)
+        self.starts = Starts(self)
 
     def budget_of(self, request: Any) -> RequestBudget:
-        """A request's place on its ladder, which is its for life."""
+        """A request's place on its ladder, and the windows it has had."""
         own = request.__dict__.get("_headaware_budget")
         if own is None:
             params = request.sampling_params
             options = read_options(params.extra_args if params else None, self.plan.policy)
-            ladder = self.ladders.of(options)
-            own = RequestBudget(ladder, options.level, request.cache_salt)
+            own = RequestBudget(self.ladders.of(options), options.level)
             request._headaware_budget = own
         return own
 
-    def windows_of(self, request: Any) -> Windows:
-        """What each class keeps of a request."""
-        return self.budget_of(request).given or self.plan.windows
-
-    def look_up(self, request: Any, find: Callable[[], Any]) -> Any:
-        """Prefix hits of a request that wants to start, at the level it would start at."""
-        own, monitor = self.budget_of(request), self.monitor
-        self.waits.discard(request.request_id)
-        self._settle()
-        last = len(own.ladder) - 1
-        while True:
-            movable = own.pinned is None and not own.started
-            if movable:
-                own.level = min(monitor.level, last)
-            if not len(self.accounts):
-                self._fit_alone(request, own, movable)
-            self.give(request, own)
-            hit = find()
-            if not len(self.accounts) or self._holds(request, hit[0].blocks):
-                return hit
-            if not (movable and own.level < last and self._tighten("a request would have to wait")):
-                self.waits.add(request.request_id)
-                monitor.calm = 0
-                return hit
-
     def start(self, request: Any, hits: Sequence[Sequence[Any]], num_hit_tokens: int) -> None:
         """A request has got its first blocks, after those of its prefix hits."""
-        own = self.budget_of(request)
-        if not own.started:
-            own.started = True
+        own, name = self.budget_of(request), request.request_id
+        if own.started_at is None:
+            own.started_at = own.level
             started, level = self.events["started"], str(own.level)
             started[level] = started.get(level, 0) + 1
+        self.starts.started(request)
+        self.tell(request)
         for manager, c, blocks in zip(self.managers, self.plan.classes, hits, strict=True):
             self.events["prefix_hits"][c.name] += sum(not block.is_null for block in blocks)
-            manager.adopted(request.request_id, blocks)
+            manager.adopted(name, blocks)
             for other in manager.shared_since:
-                self._recount(other)
+                self.recount(other)
             manager.shared_since.clear()
         # A class that usually keeps everything adopts a prefix without holes.
         self.manager.coordinator.remove_skipped_blocks(
-            request.request_id, num_hit_tokens, request.num_prompt_tokens
+            name, num_hit_tokens, request.num_prompt_tokens
         )
-        self._open(request)
+        self.open(request)
         own.expected = own.expected or self._expected(request) - request.num_prompt_tokens
         before = self.monitor.level
         if self.monitor.started(self.share_left()):
             self._say(before, "little of the pool is left")
+
+    def tell(self, request: Any) -> None:
+        """Leave a request's windows to its worker: they hold from its next query on."""
+        regimes: Any = self.budget_of(request).regimes
+        reading = regimes.reading[-1][1]
+        self.changed[request.request_id] = (
+            in_tokens(regimes.windows),
+            in_tokens(reading),
+            request.num_prompt_tokens,
+        )
+
+    def take_changed(self, scheduled: Any) -> dict[str, tuple[list[int], list[int], int]]:
+        """Windows that the workers of a step's requests do not know yet."""
+        if not self.changed:
+            return {}
+        return {name: self.changed.pop(name) for name in [*self.changed] if name in scheduled}
+
+    def allocate(self, slots: Callable[[], Any], starts: bool = False) -> Any:
+        """Blocks for a request, squeezed out of others if there are too few; None: too few still.
+
+        Args:
+            slots: asks vLLM for them.
+            starts: whether the request can wait.
+        """
+        got = slots()
+        if got is not None or self.squeezes is None:
+            return got
+        while got is None and self.squeezes.make_room():
+            got = slots()
+        self.events["avoided"]["preemptions"] += got is not None and not starts
+        return got
 
     def grew(self, request: Any, num_tokens: int) -> None:
         """A running request has got blocks for its first num_tokens tokens, or given some back."""
@@ -119,8 +128,9 @@ class Budgets:
         expected = self.accounts.expected(name)
         if name in self._reading or num_tokens > expected:
             if expected:
-                self._open(request)
+                self.open(request)
             return
+        regimes: Any = self.budget_of(request).regimes
         # Full blocks enter the prefix cache where all classes have whole ones.
         align = self.scheduler.block_size
         quiet = (min(num_tokens, request.num_tokens) // align + 1) * align - 1
@@ -132,15 +142,15 @@ class Budgets:
             if until < quiet:
                 quiet = until
         self.accounts.holds(name, own)
-        if not self.evicts:
+        if not self.evicts and regimes.changes[-1][0] <= processed:
             self.quiet[name] = quiet
 
     def stop(self, request: Any) -> None:
         """A request has given up all its blocks: it is over, or put back."""
         name = request.request_id
         self.accounts.close(name)
-        self.quiet.pop(name, None)
-        self._reading.pop(name, None)
+        for known in (self.quiet, self.changed, self._reading):
+            known.pop(name, None)
         for manager in self.managers:
             manager.forget(name)
 
@@ -156,6 +166,8 @@ class Budgets:
             "started": {},
             "growth": {"expected": 0, "real": 0},
             "prefix_hits": {c.name: 0 for c in self.plan.classes},
+            "squeezed": {"surplus": 0, "floor": 0},
+            "avoided": {"preemptions": 0},
         }
 
     def step(self) -> None:
@@ -166,6 +178,8 @@ class Budgets:
             self._say(level, "nothing is running")
         elif monitor.may_relax() and monitor.relax(self.share_left()):
             self._say(level, "there is room again")
+        if self.squeezes:
+            self.squeezes.look_ahead()
 
     def share_left(self) -> float:
         """Share of the pool (0 to 1) that is promised to nobody."""
@@ -173,17 +187,25 @@ class Budgets:
 
     def left(self) -> int:
         """Blocks that are promised to nobody."""
-        self._settle()
+        self.settle()
         return max(self.accounts.left(self.block_pool.get_num_free_blocks()), 0)
 
-    def claim(self, request: Any) -> Claim:
-        """What a request may take, running or not."""
+    def claim(self, request: Any, reading: Windows | None = None) -> Claim:
+        """What a request may take, running or not.
+
+        Args:
+            reading: its windows while its prompt is read; None: those it has.
+        """
+        own = self.budget_of(request)
+        if reading is None:
+            reading = own.regimes.reading[-1][1] if own.regimes else own.windows
         settled = request.num_computed_tokens - request.num_in_flight_tokens
         prefill = max(request.num_tokens - 1 - settled, 0)
         if settled >= request.num_prompt_tokens and prefill <= self.pool.steps_in_flight:
             prefill = 0
         return Claim(
-            windows=self.windows_of(request),
+            windows=own.windows,
+            reading=reading,
             expected=self._expected(request),
             most=self.full_tokens(request),
             prefill_tokens=prefill,
@@ -199,7 +221,7 @@ class Budgets:
         growth = self.growth.expected(request.num_output_tokens, most)
         return request.num_prompt_tokens + growth
 
-    def _open(self, request: Any) -> None:
+    def open(self, request: Any) -> None:
         """Put a running request's claim, as it is now, into the accounts."""
         claim, name = self.claim(request), request.request_id
         self.accounts.open(name, claim, [m.own_blocks(name) for m in self.managers])
@@ -209,77 +231,32 @@ class Budgets:
         else:
             self._reading.pop(name, None)
 
-    def _recount(self, name: str) -> None:
+    def recount(self, name: str) -> None:
+        """Blocks of a request have changed hands."""
         self.accounts.holds(name, [manager.own_blocks(name) for manager in self.managers])
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Prompts are read a bit further with every step."""
         for request in list(self._reading.values()):
-            self._open(request)
-
-    def give(self, request: Any, own: RequestBudget) -> None:
-        """Make the windows of a request's level its own: in the managers, in the salt of its prefix
-        and, for the workers, in its sampling parameters."""
-        windows = own.ladder[own.level]
-        if own.given == windows:
-            return
-        own.given = windows
-        plans = windows == self.plan.windows
-        for manager, window in zip(self.managers, windows, strict=True):
-            if plans:
-                manager.own_windows.pop(request.request_id, None)
-            else:
-                manager.own_windows[request.request_id] = window
-        if plans and WINDOWS_KEY not in (request.sampling_params.extra_args or {}):
-            return
-        tokens = [window or 0 for window in windows]
-        # Siblings of a request with n > 1 may share the object.
-        request.sampling_params = copy.copy(request.sampling_params)
-        extra = {**(request.sampling_params.extra_args or {}), WINDOWS_KEY: tokens}
-        request.sampling_params.extra_args = extra
-        salt(request, own, None if plans else windows)
+            self.open(request)
 
     def forget(self, request: Any) -> None:
         """A request is over."""
-        self.waits.discard(request.request_id)
+        self.starts.forget(request)
         own = request.__dict__.get("_headaware_budget")
-        if own is not None and own.started and request.num_output_tokens:
+        if own is not None and own.started_at is not None and request.num_output_tokens:
             self.growth.ended(request.num_output_tokens)
             self.events["growth"]["expected"] += own.expected
             self.events["growth"]["real"] += request.num_output_tokens
-        for manager in self.managers:
-            manager.own_windows.pop(request.request_id, None)
 
-    def _fit_alone(self, request: Any, own: RequestBudget, movable: bool) -> None:
-        """With the pool to itself, a request takes the first level that fits."""
-        while (
-            movable
-            and own.level < len(own.ladder) - 1
-            and not self.pool.fits_alone(
-                own.ladder[own.level], self.full_tokens(request), request.num_prompt_tokens
-            )
-        ):
-            own.level += 1
-
-    def _holds(self, request: Any, hits: Sequence[Sequence[Any]]) -> bool:
-        claim = self.claim(request)
-        # Prefix hits that others hold take nothing, where they never go back.
-        shared = [
-            0
-            if self.pool.bounded(index, claim.windows)
-            else sum(block.ref_cnt > 0 for block in blocks)
-            for index, blocks in enumerate(hits)
-        ]
-        free = self.block_pool.get_num_free_blocks()
-        return self.accounts.left(free, claim, shared) >= 0 and not self.accounts.overcommitted(
-            claim
-        )
-
-    def _tighten(self, why: str) -> bool:
+    def tighten(self, why: str) -> bool:
+        """One level up the ladder; False at its end."""
         level = self.monitor.level
         tightened = self.monitor.tighten()
         if tightened:
             self._say(level, why)
+            if self.squeezes:
+                self.squeezes.follow(self.monitor.level)
         return tightened
 
     def _say(self, before: int, why: str) -> None:

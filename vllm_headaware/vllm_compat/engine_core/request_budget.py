@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from vllm_headaware.config.request import WINDOWS_KEY
+from vllm_headaware.cache.regimes import Regimes
 from vllm_headaware.plan.windows import Windows
 
 
 class RequestBudget:
-    """What the scheduler remembers of a request: its ladder, and its place on it."""
+    """What the scheduler remembers of a request: its ladder, its place on it, and its windows.
 
-    def __init__(self, ladder: list[Windows], pinned: int | None, salt: str | None) -> None:
-        self.ladder, self.pinned, self.salt = ladder, pinned, salt
+    Attributes:
+        level: its place on the ladder.
+        started_at: the level it started at; None before.
+        expected: tokens of its answer that were expected when it started.
+        passes: (tokens of its answer there were, windows by position): one for each time it
+            started; a request that was put back is computed anew.
+    """
+
+    def __init__(self, ladder: list[Windows], pinned: int | None) -> None:
+        self.ladder, self.pinned = ladder, pinned
         self.level = pinned or 0
-        self.given: Windows | None = None
-        self.started = False
+        self.started_at: int | None = None
         self.expected = 0
-        """Tokens of its answer that were expected when it started."""
+        self.passes: list[tuple[int, Regimes]] = []
 
+    @property
+    def windows(self) -> Windows:
+        """What each class keeps of it; while there is room it may keep more."""
+        return self.ladder[self.level]
 
-def salt(request: Any, own: RequestBudget, windows: Windows | None) -> None:
-    """Let a request share prefixes only with those of equal windows; None: the plan's."""
-    from vllm_headaware.cache.managers import BlockHashes
+    @property
+    def movable(self) -> bool:
+        """Whether its level is still open."""
+        return self.pinned is None and self.started_at is None
 
-    request.cache_salt = f"{own.salt or ''}|{WINDOWS_KEY}={windows}" if windows else own.salt
-    request.block_hashes = BlockHashes(windows) if windows else []
-    request.update_block_hashes()
+    @property
+    def regimes(self) -> Regimes | None:
+        """Its windows by position, since it started last."""
+        return self.passes[-1][1] if self.passes else None
+
+    def begin(self, generated: int, regimes: Regimes) -> None:
+        """It is to start, with so many tokens of its answer; if it has to wait it begins again."""
+        if self.passes and self.passes[-1][0] == generated:
+            self.passes.pop()
+        self.passes.append((generated, regimes))

@@ -45,6 +45,7 @@ def activate(vllm_config: Any, config: KVPolicyConfig) -> None:
         budget_max=config.request_budget_max,
         full=config.request_full == "allow",
         reserve=config.admission == "reserve",
+        elastic=config.elastic == "all",
     )
     put_plan(vllm_config, plan, profile.checksum if profile else "", limits)
     logger.info(describe(plan))

@@ -8,6 +8,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 from vllm_headaware.config import FIELDS, KVPolicyConfig, make_config
+from vllm_headaware.config.names import AUTO
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.kernels.formats import FORMATS
 from vllm_headaware.policies import POLICIES
@@ -47,9 +48,10 @@ HELP: dict[str, tuple[str, str]] = {
     "window": ("TOKENS", "Last tokens that local heads keep."),
     "induction_window": ("TOKENS", "Last tokens that induction heads keep."),
     "prefill_window": (
-        "TOKENS",
-        "While a prompt is read, windows are at least this wide; its blocks are freed when decoding"
-        " begins. Better answers for memory and time during prefill. 0: as wide as ever.",
+        "TOKENS|auto",
+        "While a prompt is read, windows are at least this wide; what is more than they keep is"
+        " freed when decoding begins. auto: in full, or as wide as the pool can hold when the"
+        " request starts. 0: no wider than ever.",
     ),
     "retrieval_dtype": (
         "DTYPE",
@@ -67,6 +69,12 @@ HELP: dict[str, tuple[str, str]] = {
         "SHARE",
         "Share of each window that new requests get at least when memory runs low, above 0 to 1."
         " 1: windows never shrink, requests wait.",
+    ),
+    "elastic": (
+        "prompt|all|off",
+        "When requests may keep more than their windows. prompt: while the prompt is read. all: as"
+        " long as there is room; when memory runs low, running requests are squeezed to their"
+        " windows, then to the floor. off: never, unless --kv-prefill-window names a width.",
     ),
     "admission": (
         "predict|reserve",
@@ -91,7 +99,7 @@ def add_flags(parser: ArgumentParser) -> None:
         metavar, text = HELP[field.name]
         group.add_argument(
             f"--{PREFIX}{field.name}".replace("_", "-"),
-            type=type(field.default),
+            type=_tokens_or_auto if field.name == "prefill_window" else type(field.default),
             default=None,
             metavar=metavar,
             help=f"{text} Default: {field.default}.",
@@ -103,6 +111,10 @@ def add_flags(parser: ArgumentParser) -> None:
         help="JSON or YAML file with any of the above (policy, retrieval_share, sink, ...); flags"
         " win over it.",
     )
+
+
+def _tokens_or_auto(text: str) -> int | str:
+    return text if text == AUTO else int(text)
 
 
 def _init(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:

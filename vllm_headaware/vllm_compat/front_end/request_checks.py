@@ -8,7 +8,7 @@ from vllm_headaware.cache.admission import Pool
 from vllm_headaware.config.request import read_options
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.plan import Plan
-from vllm_headaware.plan.ladder import Ladders
+from vllm_headaware.plan.ladder import Ladders, readings
 from vllm_headaware.plan.windows import Windows
 from vllm_headaware.vllm_compat.carrier import get_limits, plan_of
 from vllm_headaware.vllm_compat.wrap import wrap
@@ -86,7 +86,8 @@ def _refuse(processor: Any, plan: Plan, params: Any, num_prompt: int | None) -> 
         return
     tokens = min(num_prompt + params.max_tokens, config.model_config.max_model_len)
     pool = Pool(plan.classes, blocks - 1, config.max_in_flight_tokens)
-    if not pool.fits_alone(tightest, tokens, num_prompt):
+    narrowest = readings(plan.classes, tightest, num_prompt)[-1]
+    if not pool.fits_alone(tightest, narrowest, tokens, num_prompt):
         raise VLLMValidationError(
             f"a request of {tokens} tokens with this KV budget does not fit into the KV cache, even"
             " alone; ask for fewer max_tokens, a smaller kv_budget or no kv_policy 'full'",

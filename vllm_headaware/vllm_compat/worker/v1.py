@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm_headaware.attention.requests import during
-from vllm_headaware.config.request import WINDOWS_KEY
+from vllm_headaware.attention.requests import ClassWindows, during
 from vllm_headaware.plan import Plan
-from vllm_headaware.vllm_compat.carrier import plan_of
+from vllm_headaware.plan.windows import in_tokens
+from vllm_headaware.vllm_compat.carrier import WINDOWS, plan_of
 from vllm_headaware.vllm_compat.wrap import wrap
 
 
@@ -15,42 +15,47 @@ def install() -> None:
     """Hook the model runner."""
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
+    wrap(GPUModelRunner, "_update_states", _update_states)
     wrap(GPUModelRunner, "_build_attention_metadata", _build_attention_metadata)
+
+
+def _update_states(original: Any, self: Any, scheduler_output: Any) -> Any:
+    if plan_of(self) is not None:
+        known = self.__dict__.setdefault("_headaware_windows", {})
+        for name in scheduler_output.finished_req_ids:
+            known.pop(name, None)
+        known.update(getattr(scheduler_output, WINDOWS, None) or {})
+    return original(self, scheduler_output)
 
 
 def _build_attention_metadata(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     plan = plan_of(self)
     if plan is None:
         return original(self, *args, **kwargs)
-    with during(_windows_of_step(self, plan), _prompts_of_step(self, plan)):
+    with during(_windows_of_step(self, plan)):
         return original(self, *args, **kwargs)
 
 
-def _prompts_of_step(runner: Any, plan: Plan) -> Any:
-    """int32 [num_requests], tokens of each prompt; None where windows are always the same."""
-    if not any(c.policy.prefill_window for c in plan.classes):
-        return None
-    import torch
-
-    batch = runner.input_batch
-    return torch.from_numpy(batch.num_prompt_tokens[: batch.num_reqs].astype("int32"))
-
-
-def _windows_of_step(runner: Any, plan: Plan) -> dict[str, Any]:
-    """int32 [num_requests] by class name; empty where every request has the plan's windows."""
-    own = {}
-    for index, request_id in enumerate(runner.input_batch.req_ids):
-        params = runner.requests[request_id].sampling_params
-        if params is not None and params.extra_args and WINDOWS_KEY in params.extra_args:
-            own[index] = params.extra_args[WINDOWS_KEY]
-    if not own:
+def _windows_of_step(runner: Any, plan: Plan) -> dict[str, ClassWindows]:
+    """By class name; empty where every query has the plan's windows."""
+    known, batch = runner.__dict__.get("_headaware_windows", {}), runner.input_batch
+    plans = in_tokens(plan.windows)
+    nothing = (plans, plans, 0)
+    rows = [known.get(name, nothing) for name in batch.req_ids]
+    computed = batch.num_computed_tokens_cpu
+    if all(
+        windows == plans and (reading == plans or computed[index] >= num_prompt)
+        for index, (windows, reading, num_prompt) in enumerate(rows)
+    ):
         return {}
     import torch
 
-    rows = [[window or 0 for window in plan.windows]] * len(runner.input_batch.req_ids)
-    for index, tokens in own.items():
-        rows[index] = tokens
+    prompts = torch.tensor([row[2] for row in rows], dtype=torch.int32)
     return {
-        head_class.name: torch.tensor(column, dtype=torch.int32)
-        for head_class, column in zip(plan.classes, zip(*rows, strict=True), strict=True)
+        c.name: ClassWindows(
+            torch.tensor([row[0][index] for row in rows], dtype=torch.int32),
+            torch.tensor([row[1][index] for row in rows], dtype=torch.int32),
+            prompts,
+        )
+        for index, c in enumerate(plan.classes)
     }

@@ -6,9 +6,8 @@ import sys
 from typing import Any
 
 from vllm_headaware.attention.slots import RequestSlots, SlotValues, slots, use_slots
-from vllm_headaware.config.request import WINDOWS_KEY
-from vllm_headaware.plan import Plan
-from vllm_headaware.vllm_compat.carrier import plan_of
+from vllm_headaware.plan.windows import in_tokens
+from vllm_headaware.vllm_compat.carrier import WINDOWS, plan_of
 from vllm_headaware.vllm_compat.on_import import on_import
 from vllm_headaware.vllm_compat.wrap import wrap
 
@@ -40,18 +39,12 @@ def _add_requests(original: Any, self: Any, scheduler_output: Any) -> Any:
     result = original(self, scheduler_output)
     plan = plan_of(self)
     if plan is not None:
-        index = self.req_states.req_id_to_index
-        started = scheduler_output.scheduled_new_reqs
-        slots().write({index[new.req_id]: _values(plan, new) for new in started})
+        index, plans = self.req_states.req_id_to_index, in_tokens(plan.windows)
+        # Requests that no scheduler started, to warm up kernels, have the plan's.
+        started = {new.req_id: (plans, plans, 0) for new in scheduler_output.scheduled_new_reqs}
+        known = {**started, **(getattr(scheduler_output, WINDOWS, None) or {})}
+        slots().write({index[name]: SlotValues(*values) for name, values in known.items()})
     return result
-
-
-def _values(plan: Plan, new: Any) -> SlotValues:
-    extra = new.sampling_params.extra_args if new.sampling_params else None
-    windows = (extra or {}).get(WINDOWS_KEY) or [window or 0 for window in plan.windows]
-    own = zip(plan.classes, windows, strict=True)
-    reading = [c.reading_window(window or None) or 0 for c, window in own]
-    return SlotValues(windows, reading, new.prompt_len)
 
 
 def _prepare_attn(original: Any, self: Any, input_batch: Any) -> Any:
