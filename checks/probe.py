@@ -200,6 +200,8 @@ def policy_option(text: str) -> tuple[str, Any]:
 
     name, _, value = text.partition("=")
     default = getattr(KVPolicyConfig(), name, "")
+    if name == "prefill_window":
+        return f"kv_{name}", value if value == default else int(value)
     return f"kv_{name}", type(default)(value)
 
 

@@ -70,6 +70,8 @@ def test_wider_windows_for_prompts(model: Path, capsys: pytest.CaptureFixture[st
     _, long = json.loads(capsys.readouterr().out)["lengths"]
     assert long["request_bytes"] < long["reading_bytes"] < long["dense_bytes"]
     assert main(asked[:-2]) == 0
+    assert "A prompt is read in full" in capsys.readouterr().out
+    assert main([*asked[:-1], "0"]) == 0
     assert "prompt" not in capsys.readouterr().out
 
 

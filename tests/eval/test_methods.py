@@ -35,7 +35,7 @@ OPTIONS = KVPolicyConfig(
 @pytest.fixture(scope="module")
 def plan(tiny_model: Path) -> Plan:
     scores = make_profile(tiny_model).scores
-    return make_plan(OPTIONS, read_geometry(tiny_model, "float32"), scores)
+    return with_prefill_window(make_plan(OPTIONS, read_geometry(tiny_model, "float32"), scores), 0)
 
 
 @pytest.fixture(scope="module")

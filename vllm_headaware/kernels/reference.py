@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 
 from vllm_headaware.kernels.formats import FORMATS
-from vllm_headaware.plan.windows import reading_window
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,9 @@ def visible(
 
 
 def _by_prompt(rule: HeadRule, num_prompt: int) -> tuple[tuple[int, int | None], ...]:
-    return (0, reading_window(rule.window, rule.prefill_window)), (num_prompt, rule.window)
+    window, wide = rule.window, rule.prefill_window
+    reading = None if window is None or wide is None else max(window, wide)
+    return (0, window if wide == 0 else reading), (num_prompt, window)
 
 
 def attention(

@@ -82,6 +82,9 @@ class HeadAwareMetrics:
                 self._add("requests_started", 0, engine, str(level))
             for kind in ("expected", "real"):
                 self._add("answer_tokens", 0, engine, kind)
+            for reason in ("surplus", "floor"):
+                self._add("blocks_squeezed", 0, engine, reason)
+            self._add("preemptions_avoided", 0, engine)
             self._show(empty_census(plan), engine)
 
     def update(self, census: Census, engine: int) -> None:
@@ -101,6 +104,9 @@ class HeadAwareMetrics:
             self._add("requests_started", started, engine, level)
         for kind, tokens in census.events.growth.items():
             self._add("answer_tokens", tokens, engine, kind)
+        for reason, blocks in census.events.squeezed.items():
+            self._add("blocks_squeezed", blocks, engine, reason)
+        self._add("preemptions_avoided", census.events.avoided.get("preemptions", 0), engine)
         for holding in census.events.finished:
             held = sum(holding.blocks.values()) * block_bytes
             self._child("request_kv_bytes", engine).observe(held)
@@ -118,6 +124,7 @@ class HeadAwareMetrics:
         self._set("kv_tokens", census.dense_tokens, engine)
         self._set("kv_requests", census.running, engine)
         self._set("kv_unpromised_bytes", census.unpromised * block_bytes, engine)
+        self._set("kv_surplus_bytes", census.surplus * block_bytes, engine)
         self._set("budget_level", census.level, engine)
         for head_class, window in zip(plan.classes, self.ladder[census.level], strict=True):
             if window is not None:

@@ -15,17 +15,17 @@ def install() -> None:
     """Hook the model runner."""
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-    wrap(GPUModelRunner, "_update_states", _update_states)
+    wrap(GPUModelRunner, "execute_model", _execute_model)
     wrap(GPUModelRunner, "_build_attention_metadata", _build_attention_metadata)
 
 
-def _update_states(original: Any, self: Any, scheduler_output: Any) -> Any:
+def _execute_model(original: Any, self: Any, scheduler_output: Any, *args: Any, **kw: Any) -> Any:
     if plan_of(self) is not None:
         known = self.__dict__.setdefault("_headaware_windows", {})
         for name in scheduler_output.finished_req_ids:
             known.pop(name, None)
         known.update(getattr(scheduler_output, WINDOWS, None) or {})
-    return original(self, scheduler_output)
+    return original(self, scheduler_output, *args, **kw)
 
 
 def _build_attention_metadata(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
