@@ -151,9 +151,9 @@ def _policy_cost(scheduler: Any, step: Any) -> dict[str, float]:
 
     budgets: Any = budgets_of(scheduler)
     watch = Stopwatch()
-    find = budgets.look_up
-    budgets.look_up = lambda request, inner: find(request, watch.outside(inner))
-    for name in ("step", "look_up", "start", "grew", "stop", "forget"):
+    starts, find = budgets.starts, budgets.starts.look_up
+    starts.look_up = watch.inside(lambda request, inner: find(request, watch.outside(inner)))
+    for name in ("step", "start", "grew", "stop", "forget"):
         setattr(budgets, name, watch.inside(getattr(budgets, name)))
     costs = []
     for _ in range(STEPS // 2):

@@ -133,6 +133,7 @@ class ClassManager(SingleTypeKVCacheManager):
     def forget(self, request_id: str) -> None:
         """A request holds nothing any more."""
         self._alone.pop(request_id, None)
+        self.regimes.pop(request_id, None)
 
     def remove_skipped_blocks(
         self,

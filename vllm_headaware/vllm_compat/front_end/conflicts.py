@@ -153,8 +153,8 @@ class Supported:
 SUPPORTED = (
     Supported(
         "prefix caching",
-        "on by default; requests share blocks if their windows are equal",
-        "test_budgets.py::test_only_equal_windows_share_a_prefix",
+        "on by default; what was read by wide windows serves narrower requests",
+        "test_elastic.py::test_wide_windows_serve_narrow_requests_and_never_the_other_way_round",
     ),
     Supported("chunked prefill", "on by default", "test_together.py::test_plain"),
     Supported("torch.compile", "on by default", "test_invariants.py::test_7_compiled"),
