@@ -196,13 +196,10 @@ def task_list(text: str) -> list[str]:
 
 def policy_option(text: str) -> tuple[str, Any]:
     """`window=256` as an argument of LLM(); the type is that of the field."""
-    from vllm_headaware.config import KVPolicyConfig
+    from vllm_headaware.config import PARSERS
 
     name, _, value = text.partition("=")
-    default = getattr(KVPolicyConfig(), name, "")
-    if name == "prefill_window":
-        return f"kv_{name}", value if value == default else int(value)
-    return f"kv_{name}", type(default)(value)
+    return f"kv_{name}", PARSERS.get(name, str)(value)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ class Regimes:
         least: what the request may be squeezed to; a class is None where nothing ever goes back.
 
     Attributes:
+        reading: the last entry's windows: what the rest of the prompt is read by.
         changes: (position, windows) in order, those of the prompt first.
         cached_until: from this position on, a later request would see more than this one did; its
             blocks are not for the prefix cache.
@@ -39,9 +40,9 @@ class Regimes:
         windows: Windows,
         least: Windows,
     ) -> None:
-        self.num_prompt, self.least = num_prompt, least
-        self.reading, self.changes = tuple(reading), list(reading)
-        turn, last = max(num_prompt, self.changes[-1][0]), self.changes[-1][1]
+        self.least, self.changes = least, list(reading)
+        start, last = self.changes[-1]
+        self.reading, turn = last, max(num_prompt, start)
         self.cached_until = FOREVER
         if windows != last:
             self.cached_until = min(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,6 +153,18 @@ class KVPolicyConfig:
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(KVPolicyConfig))
+
+
+def tokens_or_auto(text: str) -> int | str:
+    """A number of tokens, or AUTO."""
+    return text if text == AUTO else int(text)
+
+
+PARSERS: dict[str, Callable[[str], Any]] = {
+    **{field.name: type(field.default) for field in dataclasses.fields(KVPolicyConfig)},
+    "prefill_window": tokens_or_auto,
+}
+"""What makes a field's value of text, by field."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -5,8 +5,6 @@ Both are rounded outward: never less than asked is kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 Window = int | None
 """Last tokens that are kept besides the sinks; None keeps everything. A number of 0 or less keeps
 everything from token -number on, which is where a block begins."""
@@ -38,15 +36,11 @@ def reading_window(window: Window, prefill_window: int | None) -> Window:
     return max(window, prefill_window) if window > 0 else window
 
 
-def covers(wide: Sequence[Window], narrow: Sequence[Window], position: int) -> bool:
-    """Whether every query from a position on sees by `wide` windows all it would by `narrow`."""
-    for w, n in zip(wide, narrow, strict=True):
-        if w is not None and w > 0:
-            if n is None or not 0 < n <= w:
-                return False
-        elif first_token(position, w) > first_token(position, n):
-            return False
-    return True
+def covers(wide: Window, narrow: Window, position: int) -> bool:
+    """Whether every query from a position on sees by a wide window all it would by a narrow one."""
+    if wide is not None and wide > 0:
+        return narrow is not None and 0 < narrow <= wide
+    return first_token(position, wide) <= first_token(position, narrow)
 
 
 def in_tokens(windows: Windows) -> list[int]:

@@ -18,7 +18,7 @@ from vllm_headaware.plan import Plan
 from vllm_headaware.plan.ladder import Ladders
 from vllm_headaware.plan.windows import Windows, in_tokens
 from vllm_headaware.vllm_compat.carrier import get_limits
-from vllm_headaware.vllm_compat.engine_core.request_budget import RequestBudget
+from vllm_headaware.vllm_compat.engine_core.request_budget import RequestBudget, settled
 from vllm_headaware.vllm_compat.engine_core.squeezes import Squeezes
 from vllm_headaware.vllm_compat.engine_core.starts import Starts
 
@@ -94,10 +94,9 @@ class Budgets:
     def tell(self, request: Any) -> None:
         """Leave a request's windows to its worker: they hold from its next query on."""
         regimes: Any = self.budget_of(request).regimes
-        reading = regimes.reading[-1][1]
         self.changed[request.request_id] = (
             in_tokens(regimes.windows),
-            in_tokens(reading),
+            in_tokens(regimes.reading),
             request.num_prompt_tokens,
         )
 
@@ -134,7 +133,7 @@ class Budgets:
         # Full blocks enter the prefix cache where all classes have whole ones.
         align = self.scheduler.block_size
         quiet = (min(num_tokens, request.num_tokens) // align + 1) * align - 1
-        processed = max(request.num_computed_tokens - request.num_in_flight_tokens, 0)
+        processed = max(settled(request), 0)
         own = []
         for manager in self.managers:
             own.append(manager.own_blocks(name))
@@ -198,10 +197,10 @@ class Budgets:
         """
         own = self.budget_of(request)
         if reading is None:
-            reading = own.regimes.reading[-1][1] if own.regimes else own.windows
-        settled = request.num_computed_tokens - request.num_in_flight_tokens
-        prefill = max(request.num_tokens - 1 - settled, 0)
-        if settled >= request.num_prompt_tokens and prefill <= self.pool.steps_in_flight:
+            reading = own.regimes.reading if own.regimes else own.windows
+        done = settled(request)
+        prefill = max(request.num_tokens - 1 - done, 0)
+        if done >= request.num_prompt_tokens and prefill <= self.pool.steps_in_flight:
             prefill = 0
         return Claim(
             windows=own.windows,
@@ -209,7 +208,7 @@ class Budgets:
             expected=self._expected(request),
             most=self.full_tokens(request),
             prefill_tokens=prefill,
-            num_prompt=request.num_prompt_tokens if settled < request.num_prompt_tokens else 0,
+            num_prompt=request.num_prompt_tokens if done < request.num_prompt_tokens else 0,
         )
 
     def full_tokens(self, request: Any) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from vllm_headaware.cache.heavy_hitters import HeavyHitters
 from vllm_headaware.vllm_compat.carrier import EVICTED, MASS, get_plan
+from vllm_headaware.vllm_compat.engine_core.request_budget import settled
 from vllm_headaware.vllm_compat.wrap import wrap
 
 
@@ -58,8 +59,7 @@ def _update_from_output(
             if request is None or request not in self.running or request.num_stale_output_tokens:
                 continue
             heavy.add(name, mass)
-            settled = request.num_computed_tokens - request.num_in_flight_tokens
-            places = heavy.evict(name, -(-settled // manager.block_size))
+            places = heavy.evict(name, -(-settled(request) // manager.block_size))
             if places:
                 manager.evict(name, places)
     return result

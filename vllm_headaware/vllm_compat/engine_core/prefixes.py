@@ -10,6 +10,7 @@ hashes as long as it would have seen no more.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ class Prefix:
     """
 
     hit: Any
-    reading: list[tuple[int, Windows]]
+    reading: Way
     places: list[bytes]
 
 
@@ -95,7 +96,7 @@ class Prefixes:
             way = (*way, (hit[1], rest))
         self._chain(request, way, reading, least)
         places = [ROOT, *(self._place(request, way[:n], way[n][0]) for n in range(1, len(way)))]
-        return Prefix(hit, list(way), places)
+        return Prefix(hit, way, places)
 
     def started(self, prefix: Prefix) -> None:
         """A request goes on from a prefix: what it computes can be found by others."""
@@ -112,13 +113,17 @@ class Prefixes:
     def _known(self, place: bytes) -> list[Windows]:
         """Windows that others had from a place on, the narrowest first."""
         ways = self._ways.get(place, ())
-        return sorted(ways, key=lambda w: sum(covers(w, other, 0) for other in ways))
+
+        def width(wide: Windows) -> int:
+            return sum(all(map(covers, wide, other, itertools.repeat(0))) for other in ways)
+
+        return sorted(ways, key=width)
 
     def _serves(self, windows: Windows, reading: Windows, least: Windows, at: int) -> bool:
         """Whether what was computed by windows from a place on is good enough for a request: it saw
         all that the request would have seen, or what is missing was lost to both."""
         return all(
-            covers((w,), (r,), at) or (w is not None and w < 0 and covers((w,), (n,), at))
+            covers(w, r, at) or (w is not None and w < 0 and covers(w, n, at))
             for w, r, n in zip(windows, reading, least, strict=True)
         )
 

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vllm_headaware.cache.regimes import Regimes
 from vllm_headaware.plan.windows import Windows
+
+
+def settled(request: Any) -> int:
+    """Tokens of a request whose step is over."""
+    return request.num_computed_tokens - request.num_in_flight_tokens
 
 
 class RequestBudget:

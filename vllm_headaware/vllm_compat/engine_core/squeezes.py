@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm_headaware.vllm_compat.engine_core.request_budget import settled
+
 
 class Squeezes:
     """Squeezes of one scheduler's requests.
@@ -33,7 +35,7 @@ class Squeezes:
             return
         for name, (position, surplus) in [*self._due.items()]:
             request = budgets.scheduler.requests.get(name)
-            if request is None or _processed(request) >= position:
+            if request is None or settled(request) >= position:
                 del self._due[name]
             else:
                 lack -= surplus
@@ -65,7 +67,7 @@ class Squeezes:
         accounts, most, victim = self.budgets.accounts, 0, None
         for request in self.budgets.scheduler.running:
             surplus = accounts.surplus(request.request_id)
-            if surplus > most and _processed(request) >= request.num_prompt_tokens:
+            if surplus > most and settled(request) >= request.num_prompt_tokens:
                 most, victim = surplus, request
         if victim is not None:
             self._squeeze(victim, most)
@@ -79,14 +81,9 @@ class Squeezes:
         budgets.tell(request)
         budgets.quiet.pop(name, None)
         budgets.events["squeezed"][why] += surplus
-        if _processed(request) < position:
+        if settled(request) < position:
             self._due[name] = (position, surplus)
             return
         coordinator = budgets.manager.coordinator
         coordinator.remove_skipped_blocks(name, position, request.num_prompt_tokens)
         budgets.recount(name)
-
-
-def _processed(request: Any) -> int:
-    """Tokens whose step is over."""
-    return request.num_computed_tokens - request.num_in_flight_tokens

@@ -7,8 +7,7 @@ import sys
 from argparse import ArgumentParser
 from typing import Any
 
-from vllm_headaware.config import FIELDS, KVPolicyConfig, make_config
-from vllm_headaware.config.names import AUTO
+from vllm_headaware.config import FIELDS, PARSERS, KVPolicyConfig, make_config
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.kernels.formats import FORMATS
 from vllm_headaware.policies import POLICIES
@@ -99,7 +98,7 @@ def add_flags(parser: ArgumentParser) -> None:
         metavar, text = HELP[field.name]
         group.add_argument(
             f"--{PREFIX}{field.name}".replace("_", "-"),
-            type=_tokens_or_auto if field.name == "prefill_window" else type(field.default),
+            type=PARSERS[field.name],
             default=None,
             metavar=metavar,
             help=f"{text} Default: {field.default}.",
@@ -111,10 +110,6 @@ def add_flags(parser: ArgumentParser) -> None:
         help="JSON or YAML file with any of the above (policy, retrieval_share, sink, ...); flags"
         " win over it.",
     )
-
-
-def _tokens_or_auto(text: str) -> int | str:
-    return text if text == AUTO else int(text)
 
 
 def _init(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
