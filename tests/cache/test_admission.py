@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.plan.test_plan import DEMO, plan_for
-from vllm_headaware.cache.accounts import OVERCOMMIT, Accounts, Claim
+from vllm_headaware.cache.accounts import OVERCOMMIT, Account, Accounts, Claim
 from vllm_headaware.cache.admission import (
     HIGH_WATER,
     LOW_WATER,
@@ -123,9 +123,9 @@ def test_what_is_shared_is_not_promised_twice() -> None:
 def test_only_what_a_request_holds_alone_counts_as_kept() -> None:
     accounts = pool_of(500, 64)
     claim = Claim(PLAN.windows, PLAN.windows, 4000, 4000)
-    accounts.open("r", claim, [9, 3, 1])
+    account = accounts.open("r", claim, [9, 3, 1])
     before = accounts.left(400)
-    accounts.holds("r", [9, 0, 0])
+    accounts.holds(account, [9, 0, 0])
     assert before - accounts.left(400) == 3 + 1
 
 
@@ -135,6 +135,7 @@ def test_sums_are_what_a_recount_gives(elastic: bool) -> None:
     rng = random.Random(8)
     accounts = Accounts(Pool(PLAN.classes, 900, 200, 2), elastic)
     known: dict[str, tuple[Claim, list[int]]] = {}
+    opened: dict[str, Account] = {}
     for step in range(600):
         name = f"r{rng.randrange(12)}"
         windows = rng.choice([PLAN.windows, (500, 300, 100)])
@@ -147,10 +148,10 @@ def test_sums_are_what_a_recount_gives(elastic: bool) -> None:
             del known[name]
         elif name in known and rng.random() < 0.5:
             known[name] = (known[name][0], own)
-            accounts.holds(name, own)
+            accounts.holds(opened[name], own)
         else:
             known[name] = (claim, own)
-            accounts.open(name, claim, own)
+            opened[name] = accounts.open(name, claim, own)
         wanted = rng.choice([None, claim])
         assert accounts.left(700, wanted) == recount(accounts.pool, 700, known, wanted, elastic), (
             step

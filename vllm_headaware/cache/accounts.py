@@ -37,7 +37,7 @@ class Claim:
     num_prompt: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class Account:
     """A claim with what it comes to, by class, in blocks.
 
@@ -70,12 +70,7 @@ class Accounts:
     def __len__(self) -> int:
         return len(self._accounts)
 
-    def expected(self, request_id: str) -> int:
-        """Length that a running request is expected to reach; 0 of one that does not run."""
-        account = self._accounts.get(request_id)
-        return account.claim.expected if account else 0
-
-    def open(self, request_id: str, claim: Claim, own: Sequence[int]) -> None:
+    def open(self, request_id: str, claim: Claim, own: Sequence[int]) -> Account:
         """A request runs, or its claim has changed.
 
         Args:
@@ -89,12 +84,10 @@ class Accounts:
         account = Account(claim, promises, sum(worst), list(own), bounded)
         self._accounts[request_id] = account
         self._add(account, 1)
+        return account
 
-    def holds(self, request_id: str, own: Sequence[int]) -> None:
+    def holds(self, account: Account, own: Sequence[int]) -> None:
         """A request's own blocks have changed."""
-        account = self._accounts.get(request_id)
-        if account is None:
-            return
         for index, now in enumerate(own):
             before = account.own[index]
             if now != before:

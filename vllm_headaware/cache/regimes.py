@@ -58,10 +58,11 @@ class Regimes:
 
     def at(self, position: int) -> Windows:
         """The windows of the query at a position."""
-        for start, windows in reversed(self.changes):
-            if start <= position:
-                return windows
-        return self.changes[0][1]
+        start, windows = self.changes[-1]
+        if start <= position:
+            return windows
+        earlier = (windows for start, windows in reversed(self.changes) if start <= position)
+        return next(earlier, self.changes[0][1])
 
     def squeeze(self, position: int, windows: Windows) -> None:
         """Narrow what holds from a position on, which is beyond the prompt."""

@@ -82,10 +82,12 @@ def _allocate_slots(
     hits = kwargs.get("new_computed_blocks")
     if hits is None:
         total = request.num_computed_tokens + num_new_tokens
-        if total <= budgets.quiet.get(request.request_id, 0):
+        running = budgets.running.get(request.request_id)
+        if running is not None and total <= running.quiet:
             return self.empty_kv_cache_blocks
         slots = budgets.allocate(lambda: original(self, request, num_new_tokens, *args, **kwargs))
-        budgets.grew(request, total)
+        if running is not None:
+            budgets.grew(running, total)
         return slots
     if request.request_id in budgets.starts.waits:
         return None

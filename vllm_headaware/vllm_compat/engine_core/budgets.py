@@ -18,7 +18,11 @@ from vllm_headaware.plan import Plan
 from vllm_headaware.plan.ladder import Ladders
 from vllm_headaware.plan.windows import Windows, in_tokens
 from vllm_headaware.vllm_compat.carrier import get_limits
-from vllm_headaware.vllm_compat.engine_core.request_budget import RequestBudget, settled
+from vllm_headaware.vllm_compat.engine_core.request_budget import (
+    RequestBudget,
+    Running,
+    settled,
+)
 from vllm_headaware.vllm_compat.engine_core.squeezes import Squeezes
 from vllm_headaware.vllm_compat.engine_core.starts import Starts
 
@@ -44,11 +48,14 @@ class Budgets:
             -(-config.max_in_flight_tokens // batch),
         )
         self.accounts = Accounts(self.pool, limits.elastic)
+        self.align = scheduler.block_size
+        self.finest = min(c.block_tokens for c in plan.classes)
         self.growth = Growth(reserve=limits.reserve)
         self.squeezes = Squeezes(self) if limits.elastic else None
         self.evicts = any(c.policy.heavy_hitters is not None for c in plan.classes)
-        self.quiet: dict[str, int] = {}
-        """Tokens up to which a decoding request takes no block, gives none back, and fills none."""
+        self.running: dict[str, Running] = {}
+        self.turn = 0
+        """Goes up when a request starts, has read its prompt, or ends, and when levels change."""
         self.changed: dict[str, tuple[list[int], list[int], int]] = {}
         """Windows that workers do not know yet; see carrier.WINDOWS."""
         self.events = self._new_events()
@@ -85,7 +92,11 @@ class Budgets:
         self.manager.coordinator.remove_skipped_blocks(
             name, num_hit_tokens, request.num_prompt_tokens
         )
+        regimes: Any = own.regimes
+        holdings = [manager.holding(name) for manager in self.managers]
+        self.running[name] = Running(request, regimes, holdings)
         self.open(request)
+        self.turn += 1
         own.expected = own.expected or self._expected(request) - request.num_prompt_tokens
         before = self.monitor.level
         if self.monitor.started(self.share_left()):
@@ -121,34 +132,28 @@ class Budgets:
         self.events["avoided"]["preemptions"] += got is not None and not starts
         return got
 
-    def grew(self, request: Any, num_tokens: int) -> None:
+    def grew(self, running: Running, num_tokens: int) -> None:
         """A running request has got blocks for its first num_tokens tokens, or given some back."""
-        name = request.request_id
-        expected = self.accounts.expected(name)
-        if name in self._reading or num_tokens > expected:
-            if expected:
-                self.open(request)
+        request = running.request
+        if running.reads or num_tokens > running.expected:
+            self.open(request)
             return
-        regimes: Any = self.budget_of(request).regimes
-        # Full blocks enter the prefix cache where all classes have whole ones.
-        align = self.scheduler.block_size
-        quiet = (min(num_tokens, request.num_tokens) // align + 1) * align - 1
-        processed = max(settled(request), 0)
-        own = []
-        for manager in self.managers:
-            own.append(manager.own_blocks(name))
-            until = manager.quiet_until(name, processed)
-            if until < quiet:
-                quiet = until
-        self.accounts.holds(name, own)
-        if not self.evicts and regimes.changes[-1][0] <= processed:
-            self.quiet[name] = quiet
+        self.accounts.holds(running.account, running.own())
+        if num_tokens % self.finest == 0:
+            return  # the next token takes a block
+        processed = settled(request)
+        if not self.evicts and running.regimes.changes[-1][0] <= processed:
+            # Full blocks enter the prefix cache where all classes have whole ones.
+            align = self.align
+            filled = (min(num_tokens, request.num_tokens) // align + 1) * align - 1
+            running.quiet = running.quiet_until(processed, filled)
 
     def stop(self, request: Any) -> None:
         """A request has given up all its blocks: it is over, or put back."""
         name = request.request_id
         self.accounts.close(name)
-        for known in (self.quiet, self.changed, self._reading):
+        self.turn += 1
+        for known in (self.running, self.changed, self._reading):
             known.pop(name, None)
         for manager in self.managers:
             manager.forget(name)
@@ -185,9 +190,13 @@ class Budgets:
         return self.left() / self.pool.capacity
 
     def left(self) -> int:
-        """Blocks that are promised to nobody."""
+        """Blocks that are promised to nobody, or 0."""
         self.settle()
-        return max(self.accounts.left(self.block_pool.get_num_free_blocks()), 0)
+        return max(self.room(), 0)
+
+    def room(self) -> int:
+        """Blocks that are promised to nobody; negative when more is promised than there is."""
+        return self.accounts.left(self.block_pool.get_num_free_blocks())
 
     def claim(self, request: Any, reading: Windows | None = None) -> Claim:
         """What a request may take, running or not.
@@ -223,16 +232,20 @@ class Budgets:
     def open(self, request: Any) -> None:
         """Put a running request's claim, as it is now, into the accounts."""
         claim, name = self.claim(request), request.request_id
-        self.accounts.open(name, claim, [m.own_blocks(name) for m in self.managers])
-        if claim.prefill_tokens or claim.num_prompt:
+        running = self.running[name]
+        running.account = self.accounts.open(name, claim, running.own())
+        running.expected, running.quiet = claim.expected, 0
+        running.reads = bool(claim.prefill_tokens or claim.num_prompt)
+        if running.reads:
             self._reading[name] = request
-            self.quiet.pop(name, None)
-        else:
-            self._reading.pop(name, None)
+        elif self._reading.pop(name, None):
+            self.turn += 1
 
     def recount(self, name: str) -> None:
         """Blocks of a request have changed hands."""
-        self.accounts.holds(name, [manager.own_blocks(name) for manager in self.managers])
+        running = self.running.get(name)
+        if running is not None:
+            self.accounts.holds(running.account, running.own())
 
     def settle(self) -> None:
         """Prompts are read a bit further with every step."""
@@ -259,6 +272,7 @@ class Budgets:
         return tightened
 
     def _say(self, before: int, why: str) -> None:
+        self.turn += 1
         monitor = self.monitor
         windows = ", ".join(
             f"{c.name} {'everything' if window is None else window}"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from vllm_headaware.cache.accounts import Account
+from vllm_headaware.cache.managers import Holding
 from vllm_headaware.cache.regimes import Regimes
 from vllm_headaware.plan.windows import Windows
 
@@ -51,3 +54,35 @@ class RequestBudget:
         if self.passes and self.passes[-1][0] == generated:
             self.passes.pop()
         self.passes.append((generated, regimes))
+
+
+class Running:
+    """A running request, with all at hand that a step may ask of it.
+
+    Attributes:
+        account: its latest.
+        expected: length that it is expected to reach.
+        quiet: tokens up to which a decoding request takes no block, gives none back, and fills
+            none; 0 where that is not known.
+        reads: whether its prompt is being read.
+    """
+
+    __slots__ = ("account", "expected", "holdings", "quiet", "reads", "regimes", "request")
+
+    def __init__(self, request: Any, regimes: Regimes, holdings: Sequence[Holding]) -> None:
+        self.request, self.regimes, self.holdings = request, regimes, holdings
+        self.quiet, self.expected, self.reads = 0, 0, True
+        self.account: Account
+
+    def own(self) -> list[int]:
+        """Blocks of its own, by class; see Account."""
+        return [len(holding.own) for holding in self.holdings]
+
+    def quiet_until(self, processed: int, most: int) -> int:
+        """See Holding.quiet_until; no more than `most`."""
+        windows = self.regimes.at(processed)
+        for holding, window in zip(self.holdings, windows, strict=True):
+            until = holding.quiet_until(processed, window)
+            if until < most:
+                most = until
+        return most

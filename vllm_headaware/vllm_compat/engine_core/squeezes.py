@@ -79,7 +79,7 @@ class Squeezes:
         why = "surplus" if own.level == own.started_at else "floor"
         own.regimes.squeeze(position, own.windows)
         budgets.tell(request)
-        budgets.quiet.pop(name, None)
+        budgets.running[name].quiet = 0
         budgets.events["squeezed"][why] += surplus
         if settled(request) < position:
             self._due[name] = (position, surplus)

@@ -8,7 +8,7 @@ hold.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from vllm_headaware.cache.accounts import Claim
 from vllm_headaware.cache.regimes import Regimes
@@ -18,6 +18,18 @@ from vllm_headaware.vllm_compat.engine_core.prefixes import Prefix, Prefixes
 from vllm_headaware.vllm_compat.engine_core.request_budget import RequestBudget
 
 
+class Wait(NamedTuple):
+    """Why to look again: until then a look-up would find what the last one found.
+
+    Attributes:
+        turn: of the budgets; see Budgets.turn.
+        room: blocks promised to nobody with which the request may start.
+    """
+
+    turn: int
+    room: int
+
+
 class Starts:
     """Starts of one scheduler's requests.
 
@@ -25,14 +37,15 @@ class Starts:
         budgets: of the same scheduler.
 
     Attributes:
-        waits: requests that the pool cannot hold to their end now.
+        waits: requests that the pool cannot hold to their end now, each with what would have to
+            change; see Wait.
     """
 
     def __init__(self, budgets: Any) -> None:
         self.budgets = budgets
         self.classes = budgets.plan.classes
         self.prefixes = Prefixes(self.classes, budgets.block_pool.hash_block_size)
-        self.waits: set[str] = set()
+        self.waits: dict[str, Wait] = {}
         self._found: dict[str, Prefix] = {}
 
     def look_up(self, request: Any, find: Callable[[], Any]) -> Any:
@@ -40,20 +53,20 @@ class Starts:
         it has to wait."""
         budgets = self.budgets
         own, monitor = budgets.budget_of(request), budgets.monitor
-        self.waits.discard(request.request_id)
         budgets.settle()
+        wait = self.waits.pop(request.request_id, None)
+        if wait and wait.turn == budgets.turn and budgets.room() < wait.room:
+            return self._wait(request, wait)
         while True:
             if own.movable:
                 own.level = min(monitor.level, len(own.ladder) - 1)
-            prefix = self._widest(request, own, find)
-            if prefix is not None:
-                self._give(request, own, prefix)
-                return prefix.hit
+            found = self._widest(request, own, find)
+            if isinstance(found, Prefix):
+                self._give(request, own, found)
+                return found.hit
             lower = own.movable and own.level < len(own.ladder) - 1
             if not (lower and budgets.tighten("a request would have to wait")):
-                self.waits.add(request.request_id)
-                monitor.calm = 0
-                return None
+                return self._wait(request, Wait(budgets.turn, budgets.room() + found))
 
     def started(self, request: Any) -> None:
         """A request has got its first blocks."""
@@ -61,23 +74,32 @@ class Starts:
 
     def forget(self, request: Any) -> None:
         """A request is over."""
-        self.waits.discard(request.request_id)
+        self.waits.pop(request.request_id, None)
         self._found.pop(request.request_id, None)
 
-    def _widest(self, request: Any, own: RequestBudget, find: Callable[[], Any]) -> Prefix | None:
-        """What there is of a request, read by the widest windows that the pool can hold."""
+    def _wait(self, request: Any, wait: Wait) -> None:
+        self.waits[request.request_id] = wait
+        self.budgets.monitor.calm = 0
+
+    def _widest(self, request: Any, own: RequestBudget, find: Callable[[], Any]) -> Prefix | int:
+        """What there is of a request, read by the widest windows that the pool can hold; if it can
+        hold none, how many blocks are missing at least."""
         rungs = readings(self.classes, own.windows, request.num_prompt_tokens)
         if not len(self.budgets.accounts):
             reading = self._fit_alone(request, own, rungs)
             return self.prefixes.look_up(request, reading, own.windows, find)
+        lacks = []
         for reading in rungs:
             claim = self.budgets.claim(request, reading)
             # As if all of the prompt were shared, where it can be: a bound that takes no look-up.
-            if self._holds(claim, [claim.expected // c.block_tokens for c in self.classes]):
+            lack = self._lack(claim, [claim.expected // c.block_tokens for c in self.classes])
+            if lack <= 0:
                 prefix = self.prefixes.look_up(request, reading, own.windows, find)
-                if self._holds(claim, [_held(blocks) for blocks in prefix.hit[0].blocks]):
+                lack = self._lack(claim, [_held(blocks) for blocks in prefix.hit[0].blocks])
+                if lack <= 0:
                     return prefix
-        return None
+            lacks.append(lack)
+        return min(lacks)
 
     def _give(self, request: Any, own: RequestBudget, prefix: Prefix) -> None:
         """Make windows a request's own."""
@@ -104,22 +126,22 @@ class Starts:
             own.level += 1
             rungs = readings(self.classes, own.windows, prompt)
 
-    def _holds(self, claim: Claim, in_use: Sequence[int]) -> bool:
-        """Whether the pool can hold one more.
+    def _lack(self, claim: Claim, in_use: Sequence[int]) -> int:
+        """Blocks that are missing for the pool to hold one more; 0 or less: it can.
 
         Args:
             in_use: prefix hits that others hold, by class.
         """
         budgets = self.budgets
+        if budgets.accounts.overcommitted(claim):
+            return budgets.pool.capacity
         # They take nothing, where they never go back.
         shared = [
             0 if budgets.pool.bounded(index, claim.windows) else count
             for index, count in enumerate(in_use)
         ]
         free = budgets.block_pool.get_num_free_blocks()
-        return budgets.accounts.left(
-            free, claim, shared
-        ) >= 0 and not budgets.accounts.overcommitted(claim)
+        return -budgets.accounts.left(free, claim, shared)
 
 
 def _held(blocks: Sequence[Any]) -> int:
