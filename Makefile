@@ -4,7 +4,7 @@
 # make gpu-dry the GPU path without a GPU: interpreter, compiler, model runner V2; part of make test
 # make gpu-check   on a machine with an NVIDIA GPU: right on the device, then speed against stock vLLM
 # make bench   the attention op and the engine against stock vLLM; needs an idle machine
-# make overload four times what the cache holds, against stock vLLM; last line is JSON
+# make overload four times what the cache holds, against stock vLLM; ELASTIC=all: with squeezes
 # make open-ended  chats without max_tokens, short ones and endless ones, against stock vLLM
 # make soak    random load, aborts and pressure for MINUTES, then everything must be given back
 # make outside-check  lm-eval asks the server with the policy and without
@@ -24,6 +24,7 @@ PORT ?= 8000
 MODEL ?= .cache/models/SmolLM2-135M-Instruct
 POLICY ?= headaware
 MINUTES ?= 30
+ELASTIC ?= prompt
 SCENARIO ?= long_document
 PYTEST_ARGS ?=
 
@@ -163,13 +164,13 @@ open-ended: $(INSTALLED) $(MODELLED)
 	@$(PY) -m checks.open_ended --model $(MODEL)
 
 overload: $(INSTALLED) $(MODELLED)
-	@$(PY) -m checks.overload --model $(MODEL)
+	@$(PY) -m checks.overload --model $(MODEL) --elastic $(ELASTIC)
 
 outside-check: $(INSTALLED) $(MODELLED) $(LM_EVAL)
 	@$(PY) -m checks.outside_check --model $(MODEL)
 
 soak: $(INSTALLED) $(MODELLED)
-	@$(PY) -m checks.soak --model $(MODEL) --minutes $(MINUTES)
+	@$(PY) -m checks.soak --model $(MODEL) --minutes $(MINUTES) --elastic $(ELASTIC)
 
 dist: $(MODELLED)
 	@$(PY) -m checks.dist

@@ -2,10 +2,10 @@
 
     python -m checks.open_ended --model DIR
 
-First short answers, as chats get them: how many run at once. Then every answer runs
-to the model's limit, which nobody could know beforehand: what fails, is put back, and is good; some
-are sent again alone, as in checks.overload. The last line is one JSON object. Exit status: 0 when
-every claim holds, else 1.
+First short answers, as chats get them: how many run at once. Then every answer runs to the model's
+limit, which nobody could know beforehand: what fails, is put back, and is good; some answers are
+read again by the reference, as in checks.overload. The last line is one JSON object. Exit status: 0
+when every claim holds, else 1.
 """
 
 from __future__ import annotations
@@ -20,18 +20,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from checks.overload import (
-    POLL_SECONDS,
-    STOCK_BLOCK_TOKENS,
-    Watcher,
-    idle_bytes,
-    judge,
-    make_load,
-    metric,
-    reference_lags,
-    replay,
-    summarise,
-)
+from checks.overload import STOCK_BLOCK_TOKENS, idle_bytes, make_load, metric, summarise
+from checks.replay import POLL_SECONDS, Watcher, judge, reference_lags
 from testbench.polling import Poller
 from testbench.progress import say
 from testbench.server import DEMO, SERVED_NAME, Server, ServerError, exit_on_sigterm
@@ -128,11 +118,10 @@ def measure(name: str, long: bool, args: argparse.Namespace) -> dict[str, Any]:
         result["seconds"] = time.monotonic() - begin
         result["peak_running"] = running.peak
         result["preemptions"] = metric(server, "vllm:num_preemptions_total")
-        if policy and long:
-            result |= replay(server, load, answers, watcher, args)
-            result |= judge(result.pop("parted"), reference_lags(args.model, plan))
         if policy:
             result["bytes_held_after"] = idle_bytes(server)
+    if policy and long:
+        result |= judge(load, answers, watcher, args.replays, reference_lags(args.model, plan))
     say(f"{name}, {what}: {json.dumps({k: v for k, v in result.items() if k != 'errors'})}")
     return result
 
@@ -185,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--ttft", type=float, default=60.0, metavar="SECONDS", help="of goodput")
     parser.add_argument("--tpot", type=float, default=0.5, metavar="SECONDS", help="of goodput")
-    parser.add_argument("--replays", type=int, default=6, metavar="REQUESTS")
+    parser.add_argument("--replays", type=int, default=6, metavar="REQUESTS", help="to check")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path(".cache/open_ended"))
     parser.add_argument("--serve-args", nargs="*", default=["--enforce-eager"])

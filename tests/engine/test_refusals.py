@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,13 +86,24 @@ def test_a_servable_config_passes() -> None:
     refuse_conflicts(config_with("parallel_config.tensor_parallel_size", 2), POLICY)
 
 
-@pytest.mark.parametrize("what", [c.what for c in CONFLICTS if "LAYOUT" not in c.what])
+@pytest.mark.parametrize("what", [*CHANGES])
 def test_every_conflict_is_refused_by_name(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.version.hip", "7.0" if "ROCm" in what else None)
     with pytest.raises(HeadAwareError) as refused:
         refuse_conflicts(config_with(*CHANGES[what]), H2O if what.startswith("h2o") else POLICY)
     assert f"does not support {what}" in str(refused.value)
     assert "--kv-policy full" in str(refused.value)
+
+
+def test_every_conflict_has_its_test() -> None:
+    others = {"VLLM_KV_CACHE_LAYOUT other than BLHNC", "h2o with --kv-elastic all"}
+    assert {c.what for c in CONFLICTS} == {*CHANGES, *others}
+
+
+def test_heavy_hitters_are_not_squeezed() -> None:
+    with pytest.raises(HeadAwareError, match="h2o with --kv-elastic all.*--kv-elastic prompt"):
+        refuse_conflicts(config_with(), replace(H2O, elastic="all"))
+    refuse_conflicts(config_with(), replace(POLICY, elastic="all"))
 
 
 def test_the_matrix_is_documented() -> None:

@@ -30,6 +30,8 @@ class Holding:
         level: of its budget; 0 is what was planned or asked for.
         windows: [from this position on, what it keeps in each class] in order: null is everything,
             a positive number so many last tokens, 0 and less everything from token -number on.
+        since: tokens of its answer that there were when it started. If it was put back, they were
+            read again under these windows.
     """
 
     request_id: str
@@ -38,6 +40,7 @@ class Holding:
     kept: dict[str, int]
     level: int = 0
     windows: list[tuple[int, dict[str, int | None]]] = field(default_factory=list)
+    since: int = 0
 
 
 @dataclass
@@ -190,7 +193,8 @@ def holding_of(scheduler: Any, plan: Plan, request: Any, budgets: Any = None) ->
         ]
         blocks[head_class.name], kept[head_class.name] = len(counts), sum(counts)
     own = budgets.budget_of(request) if budgets else None
-    changes = own.regimes.changes if own and own.regimes else ()
+    since, regimes = own.passes[-1] if own and own.passes else (0, None)
+    changes = regimes.changes if regimes else ()
     return Holding(
         request.request_id,
         request.num_computed_tokens,
@@ -198,6 +202,7 @@ def holding_of(scheduler: Any, plan: Plan, request: Any, budgets: Any = None) ->
         kept,
         own.level if own else 0,
         [(start, dict(zip(blocks, windows, strict=True))) for start, windows in changes],
+        since,
     )
 
 

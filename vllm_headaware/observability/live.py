@@ -99,6 +99,7 @@ class LiveState:
                     "kept_tokens": holding.kept,
                     "level": holding.level,
                     "windows": holding.windows,
+                    "since": holding.since,
                     "bytes": block * sum(holding.blocks.values()),
                     "dense_equivalent_bytes": plan.dense_bytes(holding.tokens),
                 }

@@ -129,6 +129,11 @@ CONFLICTS = (
         lambda c, config: config.policy == "h2o" and c.use_v2_model_runner,
     ),
     Conflict(
+        "h2o with --kv-elastic all",
+        "its windows are those of scores; use --kv-elastic prompt",
+        lambda _, config: config.policy == "h2o" and config.elastic == "all",
+    ),
+    Conflict(
         "model runner V1 on GPUs",
         "unset VLLM_USE_V2_MODEL_RUNNER",
         lambda c, _: c.device_config.device_type == "cuda" and not c.use_v2_model_runner,
