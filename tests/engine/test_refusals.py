@@ -101,7 +101,7 @@ def test_every_conflict_has_its_test() -> None:
 
 
 def test_heavy_hitters_are_not_squeezed() -> None:
-    with pytest.raises(HeadAwareError, match="h2o with --kv-elastic all.*--kv-elastic prompt"):
+    with pytest.raises(HeadAwareError, match=r"h2o with --kv-elastic all.*--kv-elastic prompt"):
         refuse_conflicts(config_with(), replace(H2O, elastic="all"))
     refuse_conflicts(config_with(), replace(POLICY, elastic="all"))
 
