@@ -2,10 +2,12 @@
 
     python -m checks.overload --model DIR
 
-The demand is --demand times the tokens that stock's pool can hold. Afterwards the plain-torch
-reference of the rule reads some of the policy's answers under the windows that these requests had
-at each position; see checks/replay.py. The last line is one JSON object. Exit status: 0 when every
-claim holds, else 1.
+The demand is --demand times the tokens that stock's pool can hold: 4 by default, or 8 of a pool of
+half the size with --elastic all, where 4 would fit without squeezing anybody.
+
+Afterwards the plain-torch reference of the rule reads some of the policy's answers under the
+windows that these requests had at each position; see checks/replay.py. The last line is one JSON
+object. Exit status: 0 when every claim holds, else 1.
 """
 
 from __future__ import annotations
@@ -154,8 +156,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, default=DEMO, help="model folder")
     parser.add_argument("--kv-policy", default="headaware")
     parser.add_argument("--elastic", default="prompt", choices=ELASTICS, help="--kv-elastic")
-    parser.add_argument("--memory", type=int, default=360, metavar="MIB", help="of each pool")
-    parser.add_argument("--demand", type=float, default=4.0, metavar="TIMES")
+    parser.add_argument("--memory", type=int, metavar="MIB", help="of each pool")
+    parser.add_argument("--demand", type=float, metavar="TIMES")
     parser.add_argument("--spread", type=float, default=5.0, metavar="SECONDS", help="of arrivals")
     parser.add_argument("--ttft", type=float, default=30.0, metavar="SECONDS", help="of goodput")
     parser.add_argument("--tpot", type=float, default=0.2, metavar="SECONDS", help="of goodput")
@@ -164,6 +166,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path(".cache/overload"))
     parser.add_argument("--serve-args", nargs="*", default=["--enforce-eager"])
     args = parser.parse_args(argv)
+    memory, demand = (180, 8.0) if args.elastic == "all" else (360, 4.0)
+    args.memory, args.demand = args.memory or memory, args.demand or demand
     exit_on_sigterm()
     plan, memory = make_plan(args.model, args.kv_policy), args.memory * 2**20
     ours, stock = memory // plan.block_bytes, memory // plan.dense_bytes(STOCK_BLOCK_TOKENS)

@@ -331,6 +331,29 @@ CAPACITY = Dashboard(
             {"budget_changes": "{{direction}}"},
         ),
         Panel(
+            "Held beyond windows",
+            "Bytes that running requests keep only as long as there is room (--kv-elastic all).",
+            "timeseries",
+            "bytes",
+            {"surplus": "surplus"},
+        ),
+        Panel(
+            "Blocks squeezed out of running requests",
+            "Per second. surplus: beyond the windows they started with; floor: their windows were"
+            " tightened. And the steps a second in which that kept a request from being put back.",
+            "timeseries",
+            "short",
+            {"squeezed": "{{reason}}", "preemptions_avoided": "preemptions avoided"},
+        ),
+        Panel(
+            "Answers: expected and real",
+            "Tokens per second of answers that ended. Far apart for long: admission has not learned"
+            " yet, or lengths vary more than before.",
+            "timeseries",
+            "short",
+            {"answer_tokens": "{{kind}}"},
+        ),
+        Panel(
             "Tokens per KV head, by the plan",
             "Mean over all heads for a request of the longest length: achieved, and asked for with"
             " --kv-budget (0: windows were asked for).",

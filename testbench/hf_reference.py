@@ -45,6 +45,7 @@ def rules_of(
             c.policy.dtype,
             c.policy.prefill_window,
             tuple((start, own[index]) for start, own in changes),
+            c.policy.exact,
         )
         for index, (c, window) in enumerate(zip(plan.classes, windows or plan.windows, strict=True))
     ]
@@ -149,6 +150,8 @@ def _attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' form: [batch, heads, tokens, size] in, [batch, tokens, heads, size] out."""
@@ -161,6 +164,8 @@ def _attention(
                 module.head_rules,
                 scaling,
                 num_prompt=module.num_prompt,
+                soft_cap=softcap or 0.0,
+                sink_logits=s_aux,
             )
             for q, k, v in zip(query, key, value, strict=True)
         ]

@@ -17,6 +17,7 @@ import pytest
 from tests.plan.test_plan import DEMO, plan_for
 from tests.profile.profiles import HASH, make_profile
 from vllm_headaware.config import FIELDS, KVPolicyConfig, make_config
+from vllm_headaware.config.names import DTYPE_OPTIONS
 from vllm_headaware.config.request import RequestLimits, read_options
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.plan.ladder import Ladders
@@ -40,7 +41,7 @@ WRONG: dict[str, Callable[[Any], bool]] = {
         ("prefill_window", "budget", "request_budget_min", "request_budget_max"),
         lambda v: type(v) is not int or not 0 <= v < 2**31,
     ),
-    **dict.fromkeys(("retrieval_dtype", "induction_dtype", "local_dtype"), lambda v: True),
+    **dict.fromkeys(DTYPE_OPTIONS, lambda v: True),
     "request_full": lambda v: True,
 }
 """Which garbage is wrong for which field of the policy."""

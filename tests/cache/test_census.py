@@ -69,7 +69,9 @@ def test_budgets_are_told() -> None:
     narrow = (32, 32, 32)
     regimes = Regimes(PLAN.classes, [(0, (None, None, None))], 1000, narrow, narrow)
     budgets: Any = SimpleNamespace(
-        budget_of=lambda request: SimpleNamespace(level=2, windows=narrow, regimes=regimes),
+        budget_of=lambda request: SimpleNamespace(
+            level=2, windows=narrow, regimes=regimes, passes=[(5, regimes)]
+        ),
         squeezes=object(),
         accounts=SimpleNamespace(all_surplus=lambda: 7),
         left=lambda: 55,
@@ -77,7 +79,7 @@ def test_budgets_are_told() -> None:
     )
     census = take_census(scheduler(tables, {"a": 3000}, free=97), PLAN, budgets=budgets)
     assert (census.unpromised, census.level) == (55, 1)
-    assert census.requests[0].level == 2
+    assert (census.requests[0].level, census.requests[0].since) == (2, 5)
     assert census.surplus == 7
     names = [c.name for c in PLAN.classes]
     everything, kept = dict.fromkeys(names), dict.fromkeys(names, 32)
@@ -92,7 +94,7 @@ def test_a_prompt_is_planned_with_its_own_windows() -> None:
     budgets: Any = SimpleNamespace(squeezes=None, left=lambda: 55, monitor=SimpleNamespace(level=0))
     for num_prompt in (3000, 2999):
         regimes = Regimes(PLAN.classes, [(0, wide)], num_prompt, PLAN.windows, PLAN.windows)
-        own = SimpleNamespace(level=0, windows=PLAN.windows, regimes=regimes)
+        own = SimpleNamespace(level=0, windows=PLAN.windows, regimes=regimes, passes=[(0, regimes)])
         budgets.budget_of = lambda request, own=own: own
         seen = scheduler(tables, {"a": 3000}, 97, num_prompt)
         census = take_census(seen, PLAN, budgets=budgets)

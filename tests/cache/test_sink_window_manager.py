@@ -375,7 +375,7 @@ def test_quiet_until_a_block_comes_or_goes(window: int) -> None:
     manager.allocate_new_blocks("a", 41, 41)
     manager.remove_skipped_blocks("a", 40)
     before = held(manager, "a")
-    until = manager.holding("a").quiet_until(40, window)
+    until = manager.at_hand("a").quiet_until(40, window)
     for tokens in range(42, until + 1):
         manager.remove_skipped_blocks("a", tokens - 1)
         assert not manager.allocate_new_blocks("a", tokens, tokens)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.profiles import make_profile
+from testbench.random_profile import make_profile
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.profiles import write_profile
+from testbench.random_profile import write_profile
 from tests.reference.tiny import TINY, make_tiny_model
 from vllm_headaware.cli.main import main
 from vllm_headaware.kernels.here import Here

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.profiles import write_profile
+from testbench.random_profile import write_profile
 from tests.engine.scenario import run_scenario
 
 POLICY: dict[str, Any] = {

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from testbench.families import make_family_model
 from testbench.hf_reference import HFReference, rules_of
+from testbench.random_profile import write_profile
 from tests.engine.conftest import POLICY, make_prompts
-from tests.engine.profiles import write_profile
 from tests.engine.scenario import run_scenario
-from tests.engine.test_families import make_family_model
 from vllm_headaware.kernels.cpu.support import why_not_native
 from vllm_headaware.plan.plan_json import plan_from_dict
 
@@ -53,7 +53,7 @@ def test_a_request_gets_the_budget_it_asks_for(
     model: Path, long_prompts: list[list[int]], kernels: str, tmp_path: Path
 ) -> None:
     if kernels == "stock":  # a head size that the native kernels do not have
-        model = make_family_model(tmp_path, model, {"model_type": "llama", "head_dim": 80})
+        model = make_family_model(tmp_path, {"model_type": "llama", "head_dim": 80}, model)
         write_profile(model)
     assert bool(why_not_native(80 if kernels == "stock" else 32, 2)) == (kernels == "stock")
     report = run_scenario(
@@ -149,7 +149,7 @@ def test_a_prompt_is_read_with_wider_windows(
 ) -> None:
     """With windows of single requests, preemption in the midst of an answer, and prefix hits."""
     if kernels == "stock":
-        model = make_family_model(tmp_path, model, {"model_type": "llama", "head_dim": 80})
+        model = make_family_model(tmp_path, {"model_type": "llama", "head_dim": 80}, model)
         write_profile(model)
     engine = {**POLICY, "kv_prefill_window": 300, "max_num_batched_tokens": 100, "max_num_seqs": 7}
     asked = run_scenario(

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.engine.profiles import make_profile, write_profile
+from testbench.random_profile import make_profile, write_profile
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.profile.locate import FILE_NAME
@@ -21,13 +21,12 @@ HEADAWARE = ("--kv-policy", "headaware")
 SERVABLE = {
     "device_config": SimpleNamespace(device_type="cpu"),
     "model_config": SimpleNamespace(
-        architecture="LlamaForCausalLM",
         use_mla=False,
         is_encoder_decoder=False,
+        is_multimodal_model=False,
         runner_type="generate",
         is_hybrid=False,
         is_attention_free=False,
-        get_sliding_window=lambda: None,
     ),
     "cache_config": SimpleNamespace(cache_dtype="auto", kv_offloading_size=None),
     "speculative_config": None,
@@ -45,12 +44,11 @@ SERVABLE = {
 CHANGES = {
     "this device": ("device_config.device_type", "xpu"),
     "AMD GPUs (ROCm)": ("device_config.device_type", "cuda"),
-    "this model's architecture": ("model_config.architecture", "GPTBigCodeForCausalLM"),
+    "multimodal models": ("model_config.is_multimodal_model", True),
     "multi-head latent attention (MLA)": ("model_config.use_mla", True),
     "encoder-decoder models": ("model_config.is_encoder_decoder", True),
     "pooling models": ("model_config.runner_type", "pooling"),
     "hybrid state-space or attention-free models": ("model_config.is_hybrid", True),
-    "models with sliding-window layers": ("model_config.get_sliding_window", lambda: 4096),
     "--kv-cache-dtype": ("cache_config.cache_dtype", "fp8"),
     "--speculative-config (n-gram drafts included)": ("speculative_config", object()),
     "--kv-transfer-config": ("kv_transfer_config", object()),

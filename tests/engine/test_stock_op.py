@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from testbench.families import make_family_model
 from testbench.hf_reference import HFReference, rules_of
+from testbench.random_profile import write_profile
 from tests.engine.conftest import POLICY, make_prompts
-from tests.engine.profiles import write_profile
 from tests.engine.scenario import run_scenario
-from tests.engine.test_families import make_family_model
 from vllm_headaware.kernels.cpu.support import why_not_native
 from vllm_headaware.plan.plan_json import plan_from_dict
 
@@ -20,7 +20,7 @@ HEAD_SIZE = 80
 
 @pytest.fixture
 def odd_model(tmp_path: Path, tiny_model: Path) -> Path:
-    model = make_family_model(tmp_path, tiny_model, {"model_type": "llama", "head_dim": HEAD_SIZE})
+    model = make_family_model(tmp_path, {"model_type": "llama", "head_dim": HEAD_SIZE}, tiny_model)
     write_profile(model)
     return model
 

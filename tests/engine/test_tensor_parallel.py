@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from testbench.hf_reference import HFReference, rules_of
+from testbench.random_profile import make_profile
 from tests.engine.conftest import POLICY
-from tests.engine.profiles import make_profile
 from tests.engine.ranks import generate_on_ranks
 from vllm_headaware.plan.plan_json import plan_from_dict
 

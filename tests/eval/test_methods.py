@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from testbench.hf_reference import HFReference, rules_of
-from tests.engine.profiles import make_profile
+from testbench.random_profile import make_profile
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.eval import runner
 from vllm_headaware.eval.baselines import streamingllm_at, tokens_per_head

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.profiles import make_profile, write_profile
+from testbench.random_profile import make_profile, write_profile
 from vllm_headaware.cli.main import main
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.profiles import write_profile
+from testbench.random_profile import write_profile
 from tests.eval.tokenizer import WordTokenizer
 from vllm_headaware.cli.main import main
 from vllm_headaware.errors import HeadAwareError

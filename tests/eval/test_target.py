@@ -11,10 +11,10 @@ import torch
 
 from tests.profile.profiles import make_model, make_profile
 from vllm_headaware.config import KVPolicyConfig
-from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.eval import runner
 from vllm_headaware.eval.lineup import line_up
 from vllm_headaware.eval.target import Target, read_target
+from vllm_headaware.plan.geometry import read_geometry
 from vllm_headaware.profile.model_hash import model_hash
 from vllm_headaware.profile.planning import plan_model
 
@@ -67,9 +67,15 @@ def test_full_is_the_model_itself_and_the_others_are_not(target: Target) -> None
     assert min(errors[name] for name in ("headaware", "streamingllm", "h2o")) > 1e-2
 
 
-def test_such_models_are_not_served_with_a_policy(folder: Path, target: Target) -> None:
+def test_layers_with_a_window_are_a_class_of_their_own(folder: Path, target: Target) -> None:
     path = folder / "headaware_profile.json"
     profile = make_profile(3, 2, model_hash(folder))
     profile.save(path)
-    with pytest.raises(HeadAwareError, match="sliding window of their own"):
-        plan_model(KVPolicyConfig("headaware"), target.geometry, folder)
+    geometry = read_geometry(folder)
+    assert geometry.own_windows == target.windows
+    plan, _ = plan_model(KVPolicyConfig("headaware"), geometry, folder)
+    own = plan.classes[-1]
+    assert (own.name, own.policy.window, own.policy.exact) == ("sliding", geometry.own_window, True)
+    for layer, window in enumerate(target.windows):
+        dealt = {plan.classes[index].name for index in plan.assignment[layer]}
+        assert (dealt == {"sliding"}) == (window is not None)

@@ -61,6 +61,8 @@ class Batch:
         reading: tuple[int, ...] | None = None,
         prompts: tuple[int, ...] | None = None,
         measured: bool = False,
+        soft_cap: float = 0.0,
+        sink_logits: bool = False,
     ) -> None:
         self.windows, self.reading, self.prompts = windows, reading, prompts
         self.measured = measured
@@ -71,6 +73,10 @@ class Batch:
         self.turn = _rotation(head_size) if quantised else torch.eye(head_size).double()
         self.rule = rule or HeadRule(sink=block, window=100, block=block)
         rng = torch.Generator().manual_seed(seed)
+        self.soft_cap = soft_cap
+        self.sink_logits = None
+        if sink_logits:
+            self.sink_logits = 3 * torch.randn(NUM_KV_HEADS * group, generator=rng)
 
         def rows(heads: int) -> list[torch.Tensor]:
             shapes = [(n, heads, head_size) for n in lengths]
@@ -104,8 +110,11 @@ class Batch:
                     kv_format,
                     rule.sink,
                     rule.window,
+                    rule.exact,
                 ),
             ],
+            soft_cap=soft_cap,
+            sink_logits=self.sink_logits,
             instruction_set=instruction_set,
         )
 
@@ -194,8 +203,17 @@ class Batch:
         k, v = (rows.double() for rows in self.stored_rows(request))
         q = self.q[request].double() @ self.turn
         rules = [self.rule_of(request), UNLIMITED, self.rule_of(request)]
-        scale, num_prompt = self.head_size**-0.5, self.prompt_of(request)
-        return attention(q, k, v, rules, scale, num_prompt=num_prompt) @ self.turn
+        out = attention(
+            q,
+            k,
+            v,
+            rules,
+            self.head_size**-0.5,
+            num_prompt=self.prompt_of(request),
+            soft_cap=self.soft_cap,
+            sink_logits=self.sink_logits,
+        )
+        return out @ self.turn
 
 
 def _strided(rows: torch.Tensor) -> torch.Tensor:
@@ -313,6 +331,25 @@ def test_a_prompt_is_read_with_wider_windows(
     if windows is None:
         batch.prompts = (0,) * len(LENGTHS)
         assert largest_error(batch, outputs) > 0.1, "the prompts must matter"
+
+
+@pytest.mark.parametrize("kv_format", ["float32", "int8", "int4"])
+@pytest.mark.parametrize("instruction_set", available())
+def test_terms_that_some_models_have(kv_format: str, instruction_set: str) -> None:
+    """A layer's own window is not rounded; logits are capped; a head has a logit of its own."""
+    terms: list[dict[str, Any]] = [
+        {"rule": HeadRule(0, 100, 64, exact=True)},
+        {"rule": HeadRule(0, 33, 64, exact=True), "soft_cap": 3.0},
+        {"soft_cap": 3.0},
+        {"sink_logits": True},
+    ]
+    for term in terms:
+        batch = Batch(kv_format, instruction_set=instruction_set, lengths=(5, 70, 400), **term)
+        outputs = batch.serve((3, 64, 129))
+        assert largest_error(batch, outputs) < BOUND[kv_format], term
+        batch.rule = replace(batch.rule, exact=False)
+        batch.soft_cap, batch.sink_logits = 0.0, None
+        assert largest_error(batch, outputs) > 0.05, "the term must matter"
 
 
 @pytest.mark.parametrize("kv_format", FORMATS)

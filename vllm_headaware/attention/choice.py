@@ -8,7 +8,7 @@ from vllm_headaware.kernels.cpu.support import why_not_native
 from vllm_headaware.plan.geometry import ModelGeometry
 
 NATIVE = Kernels(cpu.NativeBackend, cpu.attend)
-STOCK = Kernels(stock.StockBackend, stock.attend)
+STOCK = Kernels(stock.StockBackend, stock.attend, terms=False)
 
 
 def choose_kernels(geometry: ModelGeometry, triton: bool) -> Kernels:

@@ -87,6 +87,8 @@ def _bind(split: HeadSplitAttention, io_dtype: torch.dtype) -> LayerAttention:
         head_size=split.head_size,
         scale=first.impl.scale,
         io_dtype=io_dtype,
+        soft_cap=split.soft_cap,
+        sink_logits=split.sink_logits(),
         classes=[
             ClassCache(
                 cache=child.kv_cache,
@@ -94,6 +96,7 @@ def _bind(split: HeadSplitAttention, io_dtype: torch.dtype) -> LayerAttention:
                 format=child.head_class.policy.dtype,
                 sink=child.head_class.sink_blocks * child.head_class.block_tokens,
                 window=child.head_class.policy.window,
+                exact=child.head_class.policy.exact,
             )
             for child, heads in zip(children, split.heads, strict=True)
         ],

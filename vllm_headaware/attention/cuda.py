@@ -205,12 +205,15 @@ def _bind(split: HeadSplitAttention, io_dtype: torch.dtype) -> LayerAttention:
         head_size=split.head_size,
         scale=split.scale,
         io_dtype=io_dtype,
+        soft_cap=split.soft_cap,
+        sink_logits=split.sink_logits(),
         classes=[
             ClassCache(
                 *by_name.get(c.name, (None, ())),
                 format=c.policy.dtype,
                 block_tokens=c.block_tokens,
                 sink=c.sink_blocks * c.block_tokens,
+                exact=c.policy.exact,
             )
             for c in split.classes
         ],

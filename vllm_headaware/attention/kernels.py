@@ -11,8 +11,14 @@ from vllm.v1.attention.backend import AttentionBackend
 @dataclass(frozen=True)
 class Kernels:
     """`attend(split, query, key, value, output)` is called once per layer and step,
-    `reserve(split)` once per layer when the model is built."""
+    `reserve(split)` once per layer when the model is built.
+
+    Attributes:
+        terms: whether they know what some models add: windows of layers' own, capped logits, and
+            sink logits.
+    """
 
     backend: type[AttentionBackend]
     attend: Callable[..., None]
     reserve: Callable[..., object] = lambda split: None
+    terms: bool = True

@@ -25,6 +25,8 @@ from vllm_headaware.cache.specs import make_spec
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.plan import HeadClass, Plan
 
+ELSE = "no KV policy covers it: use --kv-policy full"
+
 
 class HeadClassAttention(Attention):
     """The KV heads of one class of one layer: a stock attention layer with its own KV group.
@@ -88,6 +90,8 @@ class HeadSplitAttention(nn.Module):
         super().__init__()
         self.kernels, self.classes, self.config = kernels, classes, config
         self.scale = parent.impl.scale
+        self.soft_cap = float(getattr(parent.impl, "logits_soft_cap", None) or 0.0)
+        self._sinks = getattr(parent.impl, "sinks", None)
         self.bound: tuple[list[torch.Tensor], Any] | None = None
         self.layer_name = parent.layer_name
         self.num_heads = parent.num_heads
@@ -133,6 +137,10 @@ class HeadSplitAttention(nn.Module):
             _encode_layer_name(self.layer_name),
         )
         return output.flatten(1)
+
+    def sink_logits(self) -> torch.Tensor | None:
+        """A logit of each query head that no value belongs to: float32 [num_heads], as loaded."""
+        return None if self._sinks is None else self._sinks.detach().float().contiguous()
 
     def bound_to_caches(self, bind: Callable[[], Any]) -> Any:
         """What bind() makes of the blocks of the classes; made anew if vLLM gives them others."""
@@ -205,8 +213,14 @@ def split_model(
     for name, module in list(model.named_modules()):
         if not isinstance(module, Attention) or isinstance(module, HeadClassAttention):
             continue
-        _require_splittable(module)
         index = extract_layer_index(module.layer_name)
+        own_windows = plan.geometry.own_windows or (None,) * plan.geometry.num_layers
+        if index >= len(own_windows):
+            raise HeadAwareError(
+                f"attention layer {module.layer_name} is not one of the"
+                f" {plan.geometry.num_layers} that the plan covers; {ELSE}"
+            )
+        _require_splittable(module, own_windows[index], plan.geometry.head_size, kernels)
         split = HeadSplitAttention(module, plan.heads(index, rank), plan.classes, config, kernels)
         parent_name, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent_name), attribute, split)
@@ -214,24 +228,33 @@ def split_model(
         found += 1
     if found != plan.geometry.num_layers:
         raise HeadAwareError(
-            f"the plan covers {plan.geometry.num_layers} attention layers, the model has {found};"
-            " this architecture is not supported by --kv-policy"
+            f"the plan covers {plan.geometry.num_layers} attention layers, the model has {found}"
+            f" that can be split; {ELSE}"
         )
 
 
-def _require_splittable(layer: Attention) -> None:
+def _require_splittable(
+    layer: Attention, own_window: int | None, head_size: int, kernels: Kernels
+) -> None:
+    implementation = layer.impl
+    window = layer.sliding_window
     reasons = {
+        f"is a {type(layer).__name__}": type(layer) is not Attention,
         "is not decoder self-attention": layer.attn_type != AttentionType.DECODER,
-        "has a sliding window of its own": layer.sliding_window is not None,
-        "has attention sink weights": layer.has_sink,
-        "uses ALiBi": getattr(layer.impl, "alibi_slopes", None) is not None,
-        "caps its logits": bool(getattr(layer.impl, "logits_soft_cap", None)),
+        f"has a sliding window of {window} tokens, where the model's config says"
+        f" {own_window or 'none'}": window != own_window,
+        "uses ALiBi": getattr(implementation, "alibi_slopes", None) is not None,
         "shares the KV cache of another layer": layer.kv_sharing_target_layer_name is not None,
+        f"has heads of {layer.head_size} elements, not {head_size}": layer.head_size != head_size,
         "has values of another size than keys": layer.head_size_v != layer.head_size,
     }
+    if not kernels.terms:
+        needs = "that only kernels of ours know, and these cannot run here"
+        reasons |= {
+            f"has a sliding window of its own, {needs}": window is not None,
+            f"has attention sink weights, {needs}": layer.has_sink,
+            f"caps its logits, {needs}": bool(getattr(implementation, "logits_soft_cap", None)),
+        }
     for reason, holds in reasons.items():
         if holds:
-            raise HeadAwareError(
-                f"attention layer {layer.layer_name} {reason}: not supported by --kv-policy"
-                " headaware; serve this model without it"
-            )
+            raise HeadAwareError(f"attention layer {layer.layer_name} {reason}; {ELSE}")

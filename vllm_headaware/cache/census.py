@@ -125,6 +125,12 @@ class Census:
         )
 
 
+def dense_bytes(plan: Plan, census: Census) -> int:
+    """Bytes of the same tokens if every head kept all that the model lets it see."""
+    sliding = [census.tokens[c.name] for c in plan.classes if c.policy.exact]
+    return plan.dense_bytes(census.dense_tokens, sum(sliding))
+
+
 def empty_census(plan: Plan) -> Census:
     """The census of an engine that has not done anything and whose pool is not known yet."""
     nothing = {c.name: 0 for c in plan.classes}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence, Sized
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_utils import BlockHashList, KVCacheBlock, resolve_block_hashes
@@ -15,9 +15,10 @@ from vllm.v1.core.single_type_kv_cache_manager import (
 from vllm.v1.kv_cache_interface import KVCacheSpec
 from vllm.v1.request import Request
 
+from vllm_headaware.cache.at_hand import AtHand
 from vllm_headaware.cache.regimes import Regimes
 from vllm_headaware.cache.specs import HeadClassSpec, SinkWindowSpec
-from vllm_headaware.plan.windows import Window, Windows, first_window_block
+from vllm_headaware.plan.windows import Window, Windows
 
 NEVER_CACHED = 2**40
 """More blocks than a request can have: as many as are said to be in the prefix cache already."""
@@ -37,36 +38,6 @@ class BlockHashes(list):
     def __init__(self, hashes: Iterable[Any], least: Windows, reading: Windows) -> None:
         super().__init__(hashes)
         self.least, self.reading = least, reading
-
-
-class Holding(NamedTuple):
-    """Blocks of a running request in one class, as they come and go.
-
-    Attributes:
-        own: what ClassManager.own_blocks() counts.
-        blocks: by position.
-    """
-
-    own: Sized
-    blocks: Sized
-    block_tokens: int
-
-    def quiet_until(self, processed: int, window: Window) -> int:
-        """Tokens of a decoding request up to which it takes and gives back no block of this class.
-
-        Blocks enter the prefix cache elsewhere; see budgets.py.
-
-        Args:
-            processed: of its tokens, those whose step is over.
-            window: its window at this position.
-        """
-        block = self.block_tokens
-        until = len(self.blocks) * block
-        if window is None or window <= 0:
-            return until
-        # The query of the last of so many tokens stands one before.
-        dropped = (first_window_block(processed, window, block) + 1) * block + window - 1
-        return dropped if dropped < until else until
 
 
 class ClassManager(SingleTypeKVCacheManager):
@@ -108,12 +79,12 @@ class ClassManager(SingleTypeKVCacheManager):
             return 0
         return len(self.req_to_blocks.get(request_id, ()))
 
-    def holding(self, request_id: str) -> Holding:
+    def at_hand(self, request_id: str) -> AtHand:
         """The same of a running request, at hand while it runs."""
         blocks = self.req_to_blocks[request_id]
         gives_back = self.gives_back(request_id)
         own = self._alone.setdefault(request_id, set()) if gives_back else blocks
-        return Holding(own, blocks, self.block_size)
+        return AtHand(own, blocks, self.block_size)
 
     def gives_back(self, request_id: str) -> bool:
         """Whether blocks of a request go back while it runs, or may."""

@@ -40,7 +40,8 @@ class KVPolicyConfig:
 
     Shares are fractions of all KV heads of the model; sinks and windows are in tokens and are
     rounded outward to whole blocks, never inward. A dtype is a KV format by name or "auto": int8
-    where the native kernels can run, else the model's own. While a prompt is read, windows are at
+    where the native kernels can run, else the model's own; for layers that have a sliding window of
+    their own, as local heads. While a prompt is read, windows are at
     least `prefill_window` wide; "auto": as wide as the pool can hold when the request starts.
     `budget` is the mean number of tokens
     that a KV head keeps of a request; 0 leaves the windows as they are named. `floor` is the share
@@ -64,6 +65,7 @@ class KVPolicyConfig:
     retrieval_dtype: str = AUTO
     induction_dtype: str = AUTO
     local_dtype: str = AUTO
+    own_window_dtype: str = AUTO
     budget: int = 0
     floor: float = 0.5
     elastic: str = "prompt"

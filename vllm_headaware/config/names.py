@@ -5,7 +5,7 @@ from __future__ import annotations
 AUTO = "auto"
 """A KV dtype that is chosen for the machine: int8 where kernels have it, else the model's own. A
 prefill window that is as wide as the pool can hold."""
-DTYPE_OPTIONS = ("retrieval_dtype", "induction_dtype", "local_dtype")
+DTYPE_OPTIONS = ("retrieval_dtype", "induction_dtype", "local_dtype", "own_window_dtype")
 """Options that name the KV format of a class."""
 
 POLICY_OPTIONS: dict[str, tuple[str, ...]] = {
@@ -15,7 +15,9 @@ POLICY_OPTIONS: dict[str, tuple[str, ...]] = {
         *("sink", "window", "induction_window", "prefill_window", "budget"),
         *DTYPE_OPTIONS,
     ),
-    "streamingllm": ("sink", "window", "prefill_window", "budget", "local_dtype"),
+    "streamingllm": (
+        *("sink", "window", "prefill_window", "budget", "local_dtype", "own_window_dtype"),
+    ),
     "h2o": ("sink", "budget", "local_dtype"),
 }
 """Every value of --kv-policy, and the fields of KVPolicyConfig that it reads."""

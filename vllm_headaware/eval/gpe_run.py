@@ -18,7 +18,7 @@ from tqdm import tqdm
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.eval.gpe import StreamCache, interleave, target_logprobs, write
 from vllm_headaware.eval.lag import average_lagging, length_adaptive_average_lagging, wait_k
-from vllm_headaware.profile.probe import layer_windows
+from vllm_headaware.plan.geometry import layer_windows
 from vllm_headaware.profile.run import load_model
 from vllm_headaware.tasks.prompts import encode_chat
 from vllm_headaware.tasks.text import text_windows

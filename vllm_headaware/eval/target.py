@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.plan.geometry import ModelGeometry, read_geometry
+from vllm_headaware.plan.geometry import ModelGeometry, layer_windows, read_geometry
 from vllm_headaware.profile.format import HeadProfile
-from vllm_headaware.profile.probe import layer_windows
 
 FULL_DTYPE = "bfloat16"
 """How the full cache stores K and V: the least that serving without a KV policy takes."""
@@ -54,7 +53,7 @@ def read_target(model_dir: Path, profile: HeadProfile) -> Target:
         raise HeadAwareError("the model has no layer of full attention: no KV policy is about it")
     scores = {name: [rows[layer] for layer in full] for name, rows in profile.scores.items()}
     return Target(
-        dataclasses.replace(geometry, num_layers=len(full)),
+        dataclasses.replace(geometry, num_layers=len(full), own_windows=()),
         dataclasses.replace(
             profile,
             model=dataclasses.replace(profile.model, num_layers=len(full)),

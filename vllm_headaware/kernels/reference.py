@@ -27,6 +27,7 @@ class HeadRule:
         changes: (position, window) in order: what the window is from a position on, instead of
             both.
         block: tokens per cache block that both are rounded outward to, >= 1.
+        exact: the window is the model's own: not rounded to blocks.
         kv_format: how keys and values are stored, a name of formats.FORMATS; float32 takes them as
             they come.
 
@@ -40,6 +41,7 @@ class HeadRule:
     kv_format: str = "float32"
     prefill_window: int | None = 0
     changes: tuple[tuple[int, int | None], ...] = ()
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if self.sink < 0:
@@ -74,12 +76,12 @@ def visible(
     if rule.window is None and not rule.changes:
         return causal
     sinks = -(-rule.sink // rule.block) * rule.block
-    start = torch.zeros_like(i)
+    start, rounding = torch.zeros_like(i), 1 if rule.exact else rule.block
     for position, window in rule.changes or _by_prompt(rule, num_prompt):
         oldest = torch.full_like(i, -(window or 0))
         if window is not None and window > 0:
             oldest = (i - window + 1).clamp(min=0)
-        start = torch.where(i >= position, oldest - oldest % rule.block, start)
+        start = torch.where(i >= position, oldest - oldest % rounding, start)
     return causal & ((j < sinks) | (j >= start))
 
 

@@ -13,7 +13,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from vllm_headaware.cache.census import Census, Events, empty_census
+from vllm_headaware.cache.census import Census, Events, dense_bytes, empty_census
 from vllm_headaware.plan import Plan
 from vllm_headaware.plan.plan_json import plan_to_dict
 
@@ -48,7 +48,7 @@ class LiveState:
         history = state["history"]
         if not history or census.at - history[-1][0] >= HISTORY_STEP_SECONDS or not census.used:
             block, plan = self.plan.block_bytes, self.plan
-            history.append([census.at, census.used * block, plan.dense_bytes(census.dense_tokens)])
+            history.append([census.at, census.used * block, dense_bytes(plan, census)])
         while history and census.at - history[0][0] > HISTORY_SECONDS:
             history.popleft()
         if self.shared:
@@ -75,7 +75,7 @@ class LiveState:
             "used_bytes": block * sum(census.used for census in censuses),
             "pending_bytes": block * sum(census.pending for census in censuses),
             "planned_bytes": block * sum(census.planned for census in censuses),
-            "dense_equivalent_bytes": plan.dense_bytes(sum(c.dense_tokens for c in censuses)),
+            "dense_equivalent_bytes": sum(dense_bytes(plan, census) for census in censuses),
             "tokens": sum(census.dense_tokens for census in censuses),
             "classes": [
                 {

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from vllm_headaware import __version__
-from vllm_headaware.cache.census import Census, empty_census
+from vllm_headaware.cache.census import Census, dense_bytes, empty_census
 from vllm_headaware.config.request import RequestLimits
 from vllm_headaware.observability.live import LiveState
 from vllm_headaware.observability.metric_families import (
@@ -119,7 +119,7 @@ class HeadAwareMetrics:
         self._set("kv_capacity_bytes", census.total * block_bytes, engine)
         self._set("kv_used_bytes", census.used * block_bytes, engine)
         self._set("kv_free_bytes", census.free * block_bytes, engine)
-        self._set("kv_dense_equivalent_bytes", plan.dense_bytes(census.dense_tokens), engine)
+        self._set("kv_dense_equivalent_bytes", dense_bytes(plan, census), engine)
         self._set("kv_planned_bytes", census.planned * block_bytes, engine)
         self._set("kv_tokens", census.dense_tokens, engine)
         self._set("kv_requests", census.running, engine)

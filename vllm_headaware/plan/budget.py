@@ -30,13 +30,10 @@ def held_tokens(head_class: HeadClass, window: int | None, longest: int) -> int:
 
 
 def mean_tokens(classes: Sequence[HeadClass], windows: Windows, longest: int) -> float:
-    """held_tokens, mean over all KV heads."""
-    heads = sum(c.num_heads for c in classes)
-    held = (
-        c.num_heads * held_tokens(c, window, longest)
-        for c, window in zip(classes, windows, strict=True)
-    )
-    return sum(held) / heads
+    """held_tokens, mean over the KV heads that a policy deals to classes."""
+    dealt = [(c, w) for c, w in zip(classes, windows, strict=True) if not c.policy.exact]
+    held = sum(c.num_heads * held_tokens(c, window, longest) for c, window in dealt)
+    return held / sum(c.num_heads for c, _ in dealt)
 
 
 def deal_budget(classes: Sequence[HeadClass], budget: int, longest: int) -> Windows:
@@ -52,7 +49,12 @@ def deal_budget(classes: Sequence[HeadClass], budget: int, longest: int) -> Wind
     """
 
     def windows(part: int) -> Windows:
-        return tuple(_window(c, int(part * WEIGHTS.get(c.name, 1.0)), longest) for c in classes)
+        return tuple(
+            c.policy.window
+            if c.policy.exact
+            else _window(c, int(part * WEIGHTS.get(c.name, 1.0)), longest)
+            for c in classes
+        )
 
     least = mean_tokens(classes, windows(0), longest)
     if least > budget:
@@ -75,6 +77,7 @@ def rough_windows(
 ) -> Windows:
     """About what deal_budget will give, before block sizes are known."""
     weights = [WEIGHTS.get(policy.name, 1.0) for policy in policies]
+    num_heads = [0 if p.exact else n for p, n in zip(policies, num_heads, strict=True)]
     weighted = sum(heads * weight for heads, weight in zip(num_heads, weights, strict=True))
     part = budget * sum(num_heads) / weighted
     kept = [

@@ -39,6 +39,8 @@ def resolve_dtypes(
         asked = getattr(config, name)
         if asked == AUTO:
             changed[name] = geometry.kv_dtype if reason else NATIVE_DEFAULT
+            if name == "own_window_dtype":
+                changed[name] = changed.get("local_dtype", config.local_dtype)
         elif reason and asked != geometry.kv_dtype:
             raise HeadAwareError(
                 f"--kv-{name.replace('_', '-')} {asked} needs the native CPU kernels, but {reason};"
@@ -50,4 +52,6 @@ def resolve_dtypes(
 def native_dtypes(config: KVPolicyConfig) -> KVPolicyConfig:
     """The same options with "auto" as where native kernels run, for machines that are not asked."""
     auto: dict[str, Any] = {n: NATIVE_DEFAULT for n in DTYPE_OPTIONS if getattr(config, n) == AUTO}
+    if "own_window_dtype" in auto and "local_dtype" not in auto:
+        auto["own_window_dtype"] = config.local_dtype
     return dataclasses.replace(config, **auto)

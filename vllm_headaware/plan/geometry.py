@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.kernels.formats import FORMATS
 
 MODEL_DTYPES = tuple(name for name, kv_format in FORMATS.items() if not kv_format.quantised)
 
+ONE_MORE = ("cohere2",)
+"""Model types whose layers see one token more in vLLM than their sliding_window says."""
+
 
 @dataclass(frozen=True)
 class ModelGeometry:
-    """Attention geometry of a decoder, for the whole model (all tensor-parallel ranks)."""
+    """Attention geometry of a decoder, for the whole model (all tensor-parallel ranks).
+
+    Attributes:
+        own_windows: sliding window, in tokens, that each layer has by itself; None where it sees
+            everything. Empty: no layer has one.
+    """
 
     num_layers: int
     num_query_heads: int
@@ -22,6 +31,29 @@ class ModelGeometry:
     head_size: int
     kv_dtype: str
     max_model_len: int
+    own_windows: tuple[int | None, ...] = ()
+
+    @property
+    def own_window(self) -> int | None:
+        """The window of the layers that have one.
+
+        Raises:
+            HeadAwareError: they have different ones.
+        """
+        windows = {window for window in self.own_windows if window is not None}
+        if len(windows) > 1:
+            raise HeadAwareError(
+                "layers of this model have sliding windows of different widths"
+                f" ({', '.join(map(str, sorted(windows)))} tokens), which no KV policy covers; use"
+                " --kv-policy full for it"
+            )
+        return next(iter(windows), None)
+
+    @property
+    def full_layers(self) -> list[int]:
+        """Layers that see everything: those whose heads a policy deals to classes."""
+        own = self.own_windows or (None,) * self.num_layers
+        return [layer for layer, window in enumerate(own) if window is None]
 
     @property
     def head_token_bytes(self) -> int:
@@ -37,6 +69,28 @@ class ModelGeometry:
     def num_heads_total(self) -> int:
         """KV heads of all layers together."""
         return self.num_layers * self.num_kv_heads
+
+
+def layer_windows(config: Any) -> list[int | None]:
+    """Window, in tokens, that each layer of a model has by itself; None where it sees everything.
+
+    Args:
+        config: a transformers configuration.
+    """
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    window = getattr(config, "sliding_window", None)
+    layers = getattr(config, "num_hidden_layers", 1)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        kinds = ["sliding_attention" if window else "full_attention"] * layers
+    return [window if kind == "sliding_attention" else None for kind in kinds]
+
+
+def served_windows(config: Any) -> tuple[int | None, ...]:
+    """layer_windows as vLLM serves them; empty where no layer has one."""
+    one_more = config.get_text_config().model_type in ONE_MORE
+    windows = [w + one_more if w else None for w in layer_windows(config)]
+    return tuple(windows) if any(windows) else ()
 
 
 def read_geometry(
@@ -62,11 +116,22 @@ def read_geometry(
             head_size=config.get("head_dim") or config["hidden_size"] // num_query_heads,
             kv_dtype=_kv_dtype(kv_dtype, config),
             max_model_len=max_model_len or config["max_position_embeddings"],
+            own_windows=_own_windows(Path(model_dir)),
         )
     except KeyError as error:
         raise HeadAwareError(
             f"{path} has no {error}: not a decoder-only attention model this package knows"
         ) from error
+
+
+def _own_windows(model_dir: Path) -> tuple[int | None, ...]:
+    """Only transformers knows what a family's config leaves out."""
+    from transformers import AutoConfig
+
+    try:
+        return served_windows(AutoConfig.from_pretrained(model_dir))
+    except (OSError, ValueError, KeyError):  # no family that it knows
+        return ()
 
 
 def _kv_dtype(asked: str, config: dict) -> str:

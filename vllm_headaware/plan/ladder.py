@@ -50,7 +50,7 @@ class Ladders:
         if options.full:
             if not limits.full:
                 raise HeadAwareError("kv_policy 'full' is not allowed on this server; leave it out")
-            return [(None,) * len(plan.classes)]
+            return [tuple(c.policy.window if c.policy.exact else None for c in plan.classes)]
         windows = plan.windows
         if options.budget is not None:
             most = limits.budget_max or plan.geometry.max_model_len
@@ -79,7 +79,7 @@ def make_ladder(classes: Sequence[HeadClass], windows: Windows, floor: float) ->
     levels = [windows]
     for index in reversed(range(len(classes))):
         widest = windows[index]
-        if widest is None:
+        if widest is None or classes[index].policy.exact:
             continue
         least, tried, current = max(math.ceil(widest * floor), 1), widest, widest
         while tried > least:
@@ -99,7 +99,10 @@ def readings(classes: Sequence[HeadClass], windows: Windows, num_prompt: int) ->
     """
 
     def at_least(width: int | None) -> Windows:
-        return tuple(reading_window(window, width) for window in windows)
+        return tuple(
+            window if c.policy.exact else reading_window(window, width)
+            for c, window in zip(classes, windows, strict=True)
+        )
 
     if all(c.policy.prefill_window is not None for c in classes):
         return [tuple(c.reading_window(w) for c, w in zip(classes, windows, strict=True))]

@@ -110,9 +110,19 @@ class Plan:
         only the last token is left: windows are those of prefill."""
         return self.block_bytes * sum(self.blocks(num_prompt, num_prompt=num_prompt).values())
 
-    def dense_bytes(self, num_tokens: int) -> int:
-        """Bytes the same tokens take when every head keeps them all, without block rounding."""
-        return num_tokens * self.geometry.head_token_bytes * self.geometry.num_heads_total
+    def dense_bytes(self, num_tokens: int, num_sliding: int | None = None) -> int:
+        """Bytes the same tokens take when every head keeps them all, without block rounding; heads
+        with a sliding window of their own keep no more than that.
+
+        Args:
+            num_sliding: tokens that each of those keeps of all requests; None: of one request.
+        """
+        geometry = self.geometry
+        if num_sliding is None:
+            num_sliding = min(num_tokens, geometry.own_window or 0)
+        full = len(geometry.full_layers)
+        tokens = full * num_tokens + (geometry.num_layers - full) * num_sliding
+        return tokens * geometry.head_token_bytes * geometry.num_kv_heads
 
     def head_bytes(self, index: int, num_blocks: int) -> float:
         """Bytes one KV head of class `index` is charged for num_blocks blocks, padding included.

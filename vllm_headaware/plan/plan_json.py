@@ -32,7 +32,9 @@ def plan_from_dict(values: Mapping[str, Any]) -> Plan:
     counts = [sum(row.count(i) for row in assignment) for i in range(len(values["classes"]))]
     return Plan(
         policy=values["policy"],
-        geometry=ModelGeometry(**values["geometry"]),
+        geometry=ModelGeometry(
+            **{**values["geometry"], "own_windows": tuple(values["geometry"]["own_windows"])}
+        ),
         classes=tuple(
             HeadClass(
                 HeadPolicy(**{f.name: c[f.name] for f in dataclasses.fields(HeadPolicy)}),

@@ -21,7 +21,8 @@ class HeadPolicy:
     names the KV format (kernels/formats.py) of what is kept, or is AUTO, the model's own dtype.
     With `heavy_hitters`, a number of tokens, blocks beyond it are evicted by score
     (cache/heavy_hitters.py). While a prompt is read, a window is at least `prefill_window` tokens
-    wide; None: as wide as the pool can hold, in full if it can.
+    wide; None: as wide as the pool can hold, in full if it can. An `exact` window is the model's
+    own: nothing rounds, widens or tightens it.
     """
 
     name: str
@@ -30,6 +31,7 @@ class HeadPolicy:
     dtype: str = AUTO
     heavy_hitters: int | None = None
     prefill_window: int | None = 0
+    exact: bool = False
 
 
 Classified = tuple[tuple[HeadPolicy, ...], list[list[int]], list[list[int]]]

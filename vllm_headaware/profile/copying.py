@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from vllm_headaware.plan.geometry import layer_windows
 from vllm_headaware.profile.probe import (
-    layer_windows,
     max_over_group,
     row_attention,
 )

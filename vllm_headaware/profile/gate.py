@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from vllm_headaware.plan.geometry import layer_windows
 from vllm_headaware.profile.probe import (
     last_logits,
-    layer_windows,
     native_attention,
     sink_window_attention,
     watch_attention,

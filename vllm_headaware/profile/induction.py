@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from vllm_headaware.plan.geometry import layer_windows
 from vllm_headaware.profile.probe import (
-    layer_windows,
     max_over_group,
     native_attention,
     row_attention,

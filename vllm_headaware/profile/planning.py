@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from vllm_headaware.config import KVPolicyConfig
-from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.plan import Plan, make_plan
 from vllm_headaware.plan.dtypes import resolve_dtypes
 from vllm_headaware.plan.geometry import ModelGeometry
@@ -27,8 +26,8 @@ def plan_model(
     """Find the profile a policy needs (measuring it if there is none) and make the plan.
 
     Raises:
-        HeadAwareError: an unusable profile, a model with layers that have windows of their own, a
-            KV dtype that cannot be served here, or heads that cannot be dealt to the ranks.
+        HeadAwareError: an unusable profile, layers that no policy covers, a KV dtype that cannot be
+            served here, or heads that cannot be dealt to the ranks.
     """
     config = resolve_dtypes(config, geometry, triton)
     profile = None
@@ -36,19 +35,5 @@ def plan_model(
         profile = find_profile(
             model_dir, config.head_profile, sink=config.sink, window=config.window
         )
-        _require_full_attention(model_dir)
     scores = profile.scores if profile else None
     return make_plan(config, geometry, scores, tensor_parallel_size), profile
-
-
-def _require_full_attention(model_dir: Path) -> None:
-    """Such models can be profiled and evaluated, but not be served with a policy yet."""
-    from transformers import AutoConfig
-
-    from vllm_headaware.profile.probe import layer_windows
-
-    if any(layer_windows(AutoConfig.from_pretrained(model_dir))):
-        raise HeadAwareError(
-            f"{model_dir} has layers with a sliding window of their own, which no KV policy covers"
-            " yet; use --kv-policy full for it"
-        )

@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from vllm_headaware.errors import HeadAwareError
+from vllm_headaware.plan.geometry import layer_windows
 
 PIECE = 512
 """Queries of sink_window_attention that are computed at a time."""
@@ -111,21 +112,6 @@ def sink_window_attention(
             )
         )
     return torch.cat(pieces, dim=2)
-
-
-def layer_windows(config: Any) -> list[int | None]:
-    """Window, in tokens, that each layer of a model has by itself; None where it sees everything.
-
-    Args:
-        config: a transformers configuration.
-    """
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    window = getattr(config, "sliding_window", None)
-    layers = getattr(config, "num_hidden_layers", 1)
-    kinds = getattr(config, "layer_types", None)
-    if kinds is None:
-        kinds = ["sliding_attention" if window else "full_attention"] * layers
-    return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
 def native_attention(

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from vllm_headaware import __version__
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
+from vllm_headaware.plan.geometry import layer_windows
 from vllm_headaware.profile.ablation import SHARES, ablate
 from vllm_headaware.profile.agreement import spearman, split_half
 from vllm_headaware.profile.copying import CopyWatch
@@ -24,7 +25,6 @@ from vllm_headaware.profile.format import HeadProfile, ProfiledModel
 from vllm_headaware.profile.gate import gate_gradients, gate_scores, gate_shares
 from vllm_headaware.profile.induction import induction_scores
 from vllm_headaware.profile.model_hash import model_hash
-from vllm_headaware.profile.probe import layer_windows
 from vllm_headaware.profile.questions import REPLY_TOKENS, Question, make_questions
 
 DEFAULT_LENGTHS = (1000, 1500, 3000)

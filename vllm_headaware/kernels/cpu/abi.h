@@ -17,6 +17,7 @@ struct HaClass {
   int32_t dtype;
   int32_t sink;    // visible first tokens, a multiple of block_tokens
   int32_t window;  // visible last tokens before rounding out; 0 or less: all from token -window on
+  int32_t exact;   // 1: the window is the model's own and is not rounded out
 };
 
 struct HaLayer {
@@ -27,6 +28,8 @@ struct HaLayer {
   int32_t head_size;
   int32_t io_dtype;  // of query, key, value and output
   float scale;
+  float soft_cap;  // logits become cap x tanh(logits / cap); 0: they stay
+  const float* sink_logits;  // [num_query_heads], logits that no value belongs to; or null
 };
 
 // What one class needs to know of a step: requests, their queries, their blocks.

@@ -152,10 +152,10 @@ struct Item {
 
 // The visible tiles of some query tokens: the sinks', then those from the window's start on.
 struct Visible {
-  int block_tokens, window, reading_window, num_prompt, sink_tiles, hidden_tiles, count;
+  int rounding, window, reading_window, num_prompt, sink_tiles, hidden_tiles, count;
 
   Visible(const HaClass& c, const HaStep& step, int request, int first_position, int last_position)
-      : block_tokens(c.block_tokens),
+      : rounding(c.exact ? 1 : c.block_tokens),
         window(step.windows ? step.windows[request] : c.window),
         reading_window(step.reading_windows ? step.reading_windows[request] : window),
         num_prompt(step.prompt_lens ? step.prompt_lens[request] : 0) {
@@ -187,7 +187,7 @@ struct Visible {
   int first_visible(int position) const {
     const int own = position < num_prompt ? reading_window : window;
     const int oldest = own > 0 ? std::max(position - own + 1, 0) : -own;
-    return oldest - oldest % block_tokens;
+    return oldest - oldest % rounding;
   }
 };
 
@@ -482,6 +482,7 @@ struct Head {
         const int token = visible.tile(panel + i) * GRANULE;
         score(region(item.request, token), token % c.block_tokens / GRANULE, q, rows,
               scores + i * GRANULE, tiles.after(panel, i, count));
+        if (layer.soft_cap > 0) cap(q, rows, scores + i * GRANULE);
         hide(visible, token, first, last, group, rows, scores + i * GRANULE);
       }
       if constexpr (F::quantised) find_values(item, visible, panel, count, last, tiles, values);
@@ -521,6 +522,22 @@ struct Head {
     }
   }
 
+  // cap x tanh(logits / cap), in the units of scores.
+  void cap(const Queries& q, int rows, float* scores) const {
+    const float most = layer.soft_cap * LOG2E;
+    for (int i = 0; i < rows; ++i) {
+      float unit = 1;
+      if constexpr (F::quantised) unit = q.narrow[i].step;
+      for (int t = 0; t < GRANULE; t += W) {
+        float* at = scores + i * PANEL + t;
+        const vf x = load(at) * (unit / most), size = vmax(x, -x);
+        const vf e = exp2_nonpositive<false>(size * (-2 * LOG2E));
+        const vf tanh = (1.0f - e) / (1.0f + e) * (most / unit);
+        store(at, x < splat(0) ? -tanh : tanh);
+      }
+    }
+  }
+
   // Scores of tokens a row does not see become -infinity.
   void hide(const Visible& visible, int token, int first, int last, int group, int rows,
             float* scores) const {
@@ -529,9 +546,11 @@ struct Head {
     if (all_past && all_in_window) return;
     for (int i = 0; i < rows; ++i) {
       const int position = first + i / group;
-      const bool behind = token >= c.sink && token < visible.first_visible(position);
-      const int seen = behind ? 0 : std::min(std::max(position + 1 - token, 0), GRANULE);
-      for (int t = seen; t < GRANULE; ++t) scores[i * PANEL + t] = NEVER;
+      const int oldest = token < c.sink ? 0 : visible.first_visible(position);
+      const int begin = std::min(std::max(oldest - token, 0), GRANULE);
+      const int end = std::min(std::max(position + 1 - token, begin), GRANULE);
+      for (int t = 0; t < begin; ++t) scores[i * PANEL + t] = NEVER;
+      for (int t = end; t < GRANULE; ++t) scores[i * PANEL + t] = NEVER;
     }
   }
 
@@ -566,6 +585,13 @@ struct Head {
       for (int k = 0; k < D; k += W) store(out + k, load(out + k) * keep);
     state = {now, state.sum * keep + hsum(sum)};
     return {keep, highest - now};
+  }
+
+  // The weight of a row's sink logit, relative to the row's largest score.
+  float sink_weight(int row, float most) const {
+    if (!layer.sink_logits) return 0;
+    const int group = layer.num_query_heads / layer.num_kv_heads;
+    return std::exp2(layer.sink_logits[c.kv_heads[head] * group + row % group] * LOG2E - most);
   }
 
   void finish(const HaCall& call, const Item& item, float* out, const float* sums) const {
@@ -695,6 +721,8 @@ void merge(const HaCall& call, const Schedule& schedule, const Group& group, flo
         store(out + i * D + k, n == 0 ? x : load(out + i * D + k) + x);
       }
     }
+    with_head(call, item.class_index, item.head,
+              [&](const auto& head) { sum += head.sink_weight(i, most); });
     sums[i] = sum;
     for (int n = 0; schedule.wants_mass && n < group.num_items; ++n) {
       const int64_t row = item.partial + n * rows + i;
@@ -773,7 +801,7 @@ extern "C" void HA_ENTRY(const HaCall* call_pointer) {
         const int rows =
             (item.last - item.first) * call.layer->num_query_heads / call.layer->num_kv_heads;
         for (int i = 0; i < rows; ++i) {
-          sums[i] = own_state[i].sum;
+          sums[i] = own_state[i].sum + head.sink_weight(i, own_state[i].most);
           if (mass)
             add_mass(mass + i * LONG_RANGE_TILES, 1 / sums[i], item.tile_end - item.tile_begin,
                      all_mass + work.order[n] * LONG_RANGE_TILES);

@@ -37,6 +37,7 @@ class ClassCache:
         format: a name of FORMATS.
         sink: tokens, a multiple of block_tokens; 0 where window is None.
         window: tokens, or None for an unlimited class.
+        exact: the window is the model's own: not rounded to blocks, and without sinks.
     """
 
     cache: torch.Tensor
@@ -44,6 +45,7 @@ class ClassCache:
     format: str
     sink: int = 0
     window: int | None = None
+    exact: bool = False
 
 
 class ClassStep:
@@ -114,6 +116,8 @@ class LayerAttention:
         scale: factor on the logits.
         io_dtype: of query, key, value and output: float32, bfloat16 or float16.
         classes: caches of the head classes, which share out all KV heads.
+        soft_cap: logits become cap x tanh(logits / cap); 0: they stay.
+        sink_logits: float32 [num_query_heads], logits that no value belongs to; None: none.
         instruction_set: see library.find_kernel.
 
     Raises:
@@ -130,6 +134,8 @@ class LayerAttention:
         scale: float,
         io_dtype: torch.dtype,
         classes: Sequence[ClassCache],
+        soft_cap: float = 0.0,
+        sink_logits: torch.Tensor | None = None,
         instruction_set: str | None = None,
     ) -> None:
         if io_dtype not in IO_CODES:
@@ -144,7 +150,11 @@ class LayerAttention:
         if kernel is None:
             raise RuntimeError(f"this machine cannot run the {instruction_set} kernels")
         self._kernel: Callable[[Any], None] = kernel
-        self._keep: list[Any] = [c.cache for c in classes]
+        if sink_logits is not None and (
+            sink_logits.shape != (num_query_heads,) or sink_logits.dtype != torch.float32
+        ):
+            raise ValueError(f"sink logits must be float32 [{num_query_heads}]")
+        self._keep: list[Any] = [*(c.cache for c in classes), sink_logits]
         structs = (HaClass * len(classes))(*(self._class_struct(c) for c in classes))
         layer = HaLayer(
             structs,
@@ -154,6 +164,8 @@ class LayerAttention:
             head_size,
             IO_CODES[io_dtype],
             scale,
+            soft_cap,
+            None if sink_logits is None else sink_logits.data_ptr(),
         )
         self._keep += [structs, layer]
         self._steps = (ctypes.POINTER(HaStep) * len(classes))()
@@ -177,8 +189,9 @@ class LayerAttention:
             len(c.kv_heads),
             block_tokens,
             FORMAT_CODES[c.format],
-            c.sink,
+            0 if c.exact else c.sink,
             c.window or 0,
+            c.exact,
         )
 
     def __call__(

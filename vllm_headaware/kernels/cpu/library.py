@@ -18,7 +18,7 @@ import torch
 
 from vllm_headaware.kernels.formats import FORMATS
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
 """Best first."""
 FORMAT_CODES = {name: code for code, name in enumerate(FORMATS)}
@@ -40,6 +40,7 @@ class HaClass(ctypes.Structure):
         ("dtype", ctypes.c_int32),
         ("sink", ctypes.c_int32),
         ("window", ctypes.c_int32),
+        ("exact", ctypes.c_int32),
     )
 
 
@@ -54,6 +55,8 @@ class HaLayer(ctypes.Structure):
         ("head_size", ctypes.c_int32),
         ("io_dtype", ctypes.c_int32),
         ("scale", ctypes.c_float),
+        ("soft_cap", ctypes.c_float),
+        ("sink_logits", ctypes.c_void_p),
     )
 
 

@@ -93,8 +93,8 @@ class Budgets:
             name, num_hit_tokens, request.num_prompt_tokens
         )
         regimes: Any = own.regimes
-        holdings = [manager.holding(name) for manager in self.managers]
-        self.running[name] = Running(request, regimes, holdings)
+        classes = [manager.at_hand(name) for manager in self.managers]
+        self.running[name] = Running(request, regimes, classes)
         self.open(request)
         self.turn += 1
         own.expected = own.expected or self._expected(request) - request.num_prompt_tokens

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vllm_headaware.cache.accounts import Account
-from vllm_headaware.cache.managers import Holding
+from vllm_headaware.cache.at_hand import AtHand
 from vllm_headaware.cache.regimes import Regimes
 from vllm_headaware.plan.windows import Windows
 
@@ -67,22 +67,22 @@ class Running:
         reads: whether its prompt is being read.
     """
 
-    __slots__ = ("account", "expected", "holdings", "quiet", "reads", "regimes", "request")
+    __slots__ = ("account", "classes", "expected", "quiet", "reads", "regimes", "request")
 
-    def __init__(self, request: Any, regimes: Regimes, holdings: Sequence[Holding]) -> None:
-        self.request, self.regimes, self.holdings = request, regimes, holdings
+    def __init__(self, request: Any, regimes: Regimes, classes: Sequence[AtHand]) -> None:
+        self.request, self.regimes, self.classes = request, regimes, classes
         self.quiet, self.expected, self.reads = 0, 0, True
         self.account: Account
 
     def own(self) -> list[int]:
         """Blocks of its own, by class; see Account."""
-        return [len(holding.own) for holding in self.holdings]
+        return [len(c.own) for c in self.classes]
 
     def quiet_until(self, processed: int, most: int) -> int:
-        """See Holding.quiet_until; no more than `most`."""
+        """See AtHand.quiet_until; no more than `most`."""
         windows = self.regimes.at(processed)
-        for holding, window in zip(self.holdings, windows, strict=True):
-            until = holding.quiet_until(processed, window)
+        for c, window in zip(self.classes, windows, strict=True):
+            until = c.quiet_until(processed, window)
             if until < most:
                 most = until
         return most

@@ -7,9 +7,12 @@ flight are over. Prompts are read as they began.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from vllm_headaware.vllm_compat.engine_core.request_budget import settled
+
+logger = logging.getLogger("vllm.headaware")
 
 
 class Squeezes:
@@ -81,6 +84,14 @@ class Squeezes:
         budgets.tell(request)
         budgets.running[name].quiet = 0
         budgets.events["squeezed"][why] += surplus
+        logger.debug(
+            "%s is squeezed to %s from token %d on: %d blocks of %s",
+            name,
+            own.windows,
+            position,
+            surplus,
+            why,
+        )
         if settled(request) < position:
             self._due[name] = (position, surplus)
             return

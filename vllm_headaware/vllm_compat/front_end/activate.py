@@ -8,7 +8,7 @@ from typing import Any
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.config.request import RequestLimits
 from vllm_headaware.plan import Plan
-from vllm_headaware.plan.geometry import ModelGeometry
+from vllm_headaware.plan.geometry import ModelGeometry, served_windows
 from vllm_headaware.policies.base import HeadPolicy
 from vllm_headaware.profile.model_hash import resolve_model_dir
 from vllm_headaware.profile.planning import plan_model
@@ -63,6 +63,7 @@ def engine_geometry(vllm_config: Any) -> ModelGeometry:
         head_size=model.get_head_size(),
         kv_dtype=str(model.dtype).removeprefix("torch."),
         max_model_len=model.max_model_len,
+        own_windows=served_windows(model.hf_text_config),
     )
 
 
@@ -82,4 +83,6 @@ def describe(plan: Plan) -> str:
 def _kept(policy: HeadPolicy) -> str:
     if policy.heavy_hitters is not None:
         return f" (sink {policy.sink}, heaviest {policy.heavy_hitters})"
+    if policy.exact:
+        return f" (the model's own last {policy.window})"
     return "" if policy.window is None else f" (sink {policy.sink} + last {policy.window})"

@@ -14,15 +14,6 @@ from vllm_headaware.attention import SUPPORTED_DEVICES
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
 
-ARCHITECTURES = (
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Phi3ForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-)
-"""Decoders whose attention layers are known to split; the tests serve one of each."""
-
 
 @dataclass(frozen=True)
 class Conflict:
@@ -46,9 +37,9 @@ CONFLICTS = (
         lambda c, _: c.device_config.device_type == "cuda" and torch.version.hip is not None,
     ),
     Conflict(
-        "this model's architecture",
-        f"it serves {', '.join(ARCHITECTURES)}",
-        lambda c, _: c.model_config.architecture not in ARCHITECTURES,
+        "multimodal models",
+        "serve this model without it",
+        lambda c, _: c.model_config.is_multimodal_model,
     ),
     Conflict(
         "multi-head latent attention (MLA)",
@@ -69,11 +60,6 @@ CONFLICTS = (
         "hybrid state-space or attention-free models",
         "serve this model without it",
         lambda c, _: c.model_config.is_hybrid or c.model_config.is_attention_free,
-    ),
-    Conflict(
-        "models with sliding-window layers",
-        "serve this model without it",
-        lambda c, _: c.model_config.get_sliding_window() is not None,
     ),
     Conflict(
         "--kv-cache-dtype",
@@ -165,6 +151,11 @@ SUPPORTED = (
     Supported("torch.compile", "on by default", "test_invariants.py::test_7_compiled"),
     Supported("async scheduling", "on by default", "test_together.py::test_plain"),
     Supported("preemption", "vLLM's own", "test_budgets.py::test_windows_hold_through_preemption"),
+    Supported(
+        "layers with a sliding window of their own, capped logits, sink logits",
+        "part of the model (Gemma 2 and 3, gpt-oss, Cohere2, Olmo3, Exaone-4)",
+        "test_families.py::test_every_family_is_served_or_refused",
+    ),
     Supported("LoRA adapters", "--enable-lora", "test_together.py::test_lora"),
     Supported("several answers (n > 1)", "per request", "test_together.py::test_siblings"),
     Supported("guided decoding", "per request", "test_together.py::test_guided"),

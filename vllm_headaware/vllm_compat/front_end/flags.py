@@ -59,6 +59,10 @@ HELP: dict[str, tuple[str, str]] = {
     ),
     "induction_dtype": ("DTYPE", "The same for induction heads."),
     "local_dtype": ("DTYPE", "The same for local heads."),
+    "own_window_dtype": (
+        "DTYPE",
+        "The same for layers that the model itself gives a sliding window; auto: as local heads.",
+    ),
     "budget": (
         "TOKENS_PER_LAYER",
         "Tokens that a KV head of a layer keeps of a request, on average, instead of the windows"

@@ -1,5 +1,7 @@
 """Profiles for tiny models: random scores, so that layers get uneven classes."""
 
+from __future__ import annotations
+
 import json
 import random
 from pathlib import Path
