@@ -17,7 +17,9 @@ from tests.engine.child import report, run_child
 
 def run_scenario(model: Path, environment: dict[str, str] | None = None, **options: Any) -> Any:
     """Run a scenario in a process of its own and return its report; see run_child."""
-    return run_child("tests.engine.scenario", {"model": str(model), **options}, environment)
+    fresh = options.get("runner") == "v2"  # Triton is told to interpret before it is imported
+    argument = {"model": str(model), **options}
+    return run_child("tests.engine.scenario", argument, environment, fresh)
 
 
 class StepWatcher:

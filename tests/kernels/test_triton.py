@@ -36,7 +36,8 @@ def results() -> dict[str, Any]:
     names = [name for family in FAMILIES.values() for name in family]
     with ThreadPoolExecutor(2) as pool:
         halves = pool.map(
-            lambda half: run_child("tests.kernels.triton_cases", half), (names[::2], names[1::2])
+            lambda half: run_child("tests.kernels.triton_cases", half, fresh=True),
+            (names[::2], names[1::2]),
         )
         return {name: result for half in halves for name, result in half.items()}
 

@@ -25,8 +25,10 @@ def runs() -> dict[str, Any]:
     except subprocess.CalledProcessError:
         pytest.skip("the package registry cannot be reached")
     return {
-        "installed": run_child("tests.vllm_compat.bare_run", {}),
-        "next": run_child("tests.vllm_compat.bare_run", {}, {"PYTHONPATH": str(folder.parent)}),
+        "installed": run_child("tests.vllm_compat.bare_run", {}, fresh=True),
+        "next": run_child(
+            "tests.vllm_compat.bare_run", {}, {"PYTHONPATH": str(folder.parent)}, True
+        ),
     }
 
 
