@@ -5,6 +5,7 @@
 # make gpu-check   on a machine with an NVIDIA GPU: right on the device, then speed against stock vLLM
 # make bench   the attention op and the engine against stock vLLM; needs an idle machine
 # make families every model family, tiny and random, against the reference; last line is JSON
+# make losses  what right answers lose against stock vLLM, given token by token; last line is JSON
 # make overload four times what the cache holds, against stock vLLM; ELASTIC=all: with squeezes
 # make open-ended  chats without max_tokens, short ones and endless ones, against stock vLLM
 # make soak    random load, aborts and pressure for MINUTES, then everything must be given back
@@ -47,7 +48,7 @@ export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help venv model profile serve test test-fast smoke bench families overload open-ended soak monitor observe \
+.PHONY: help venv model profile serve test test-fast smoke bench losses families overload open-ended soak monitor observe \
     router loadtest outside-check dashboards monitoring-tools router-tool aiperf-tool lm-eval-tool \
     kvpress-tool dist docs gpu-dry gpu-check lint format clean
 
@@ -160,6 +161,9 @@ bench: $(INSTALLED) $(MODELLED)
 	$(PY) -m benchmarks.bench_attention
 	$(PY) -m benchmarks.bench_prefill
 	$(PY) -m benchmarks.bench_serving --model $(MODEL)
+
+losses: $(INSTALLED) $(MODELLED)
+	@$(PY) -m checks.losses --model $(MODEL)
 
 families: $(INSTALLED)
 	@$(PY) -m checks.families
