@@ -14,7 +14,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import random
 import sys
 import tempfile
 from collections.abc import Callable
@@ -24,27 +23,14 @@ from typing import Any
 from testbench.families import FAMILIES, REFUSED, SIZES, make_family_model
 from testbench.progress import say
 from testbench.random_profile import write_profile
+from testbench.small_requests import POLICY, make_prompts
 from vllm_headaware.plan.plan_json import plan_from_dict, plan_to_dict
 from vllm_headaware.vllm_compat.carrier import get_plan
 
 TIE = 0.01
 """Log probability by which a token may lag: sums of float32 come in another order."""
-_rng = random.Random(17)
-PROMPTS = [[_rng.randrange(8, SIZES["vocab_size"]) for _ in range(n)] for n in (5, 97, 333)]
+PROMPTS = make_prompts(SIZES["vocab_size"], (5, 97, 333))
 NEW_TOKENS = 12
-POLICY: dict[str, Any] = {
-    "kv_policy": "headaware",
-    "kv_retrieval_share": 0.3,
-    "kv_induction_share": 0.2,
-    "kv_sink": 20,
-    "kv_window": 40,
-    "kv_induction_window": 130,
-    "kv_prefill_window": 0,
-    "kv_retrieval_dtype": "float32",
-    "kv_induction_dtype": "float32",
-    "kv_local_dtype": "float32",
-}
-"""Windows hide something from the second prompt on, and nothing is rounded."""
 
 
 def apart(function: Callable[..., Any], *args: Any) -> Any:
@@ -68,7 +54,7 @@ def serve(folder: Path, options: dict[str, Any]) -> tuple[list[list[int]], dict[
         max_num_batched_tokens=128,
         max_num_seqs=4,
         skip_tokenizer_init=True,
-        **POLICY,
+        **{**POLICY, "kv_prefill_window": 0},
     )
     params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True, detokenize=False)
     outputs = llm.generate(

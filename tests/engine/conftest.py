@@ -1,33 +1,13 @@
-"""Prompts, a profile with uneven heads, and reports of engines that several tests look at."""
+"""A profile with uneven heads, and reports of engines that several tests look at."""
 
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from testbench.random_profile import write_profile
+from testbench.small_requests import POLICY, make_prompts
 from tests.engine.scenario import run_scenario
-
-POLICY: dict[str, Any] = {
-    "kv_policy": "headaware",
-    "kv_retrieval_share": 0.3,
-    "kv_induction_share": 0.2,
-    "kv_sink": 20,
-    "kv_window": 40,
-    "kv_induction_window": 130,
-    "kv_retrieval_dtype": "float32",
-    "kv_induction_dtype": "float32",
-    "kv_local_dtype": "float32",
-}
-"""Unquantised, so that tokens can be compared with stock vLLM and Hugging Face exactly."""
-LENGTHS = (1, 7, 31, 32, 33, 59, 60, 61, 97, 128, 161, 200, 255, 310, 333, 401, 450)
-
-
-def make_prompts(vocab_size: int, lengths: tuple[int, ...] = LENGTHS) -> list[list[int]]:
-    """Random prompts of awkward lengths; the first are shorter than sinks + window."""
-    rng = random.Random(17)
-    return [[rng.randrange(8, vocab_size) for _ in range(length)] for length in lengths]
 
 
 @pytest.fixture(scope="session")

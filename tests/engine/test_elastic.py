@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.conftest import POLICY, make_prompts
+from testbench.small_requests import POLICY, make_prompts
 from tests.engine.scenario import run_scenario
 from tests.engine.test_budgets import WIDE, expect_reference
 from vllm_headaware.plan import Plan

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from testbench.server import SERVED_NAME, Server
-from tests.engine.conftest import POLICY, make_prompts
+from testbench.small_requests import POLICY, make_prompts
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

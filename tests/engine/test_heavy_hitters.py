@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from tests.engine.conftest import make_prompts
+from testbench.small_requests import make_prompts
 from tests.engine.scenario import run_scenario
 from vllm_headaware.plan.plan_json import plan_from_dict
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from testbench.hf_reference import KERNEL_NOISE, HFReference, rules_of
-from tests.engine.conftest import POLICY
+from testbench.small_requests import POLICY
 from tests.engine.scenario import run_scenario
 from tests.engine.test_budgets import expect_reference
 from vllm_headaware.plan.plan_json import plan_from_dict

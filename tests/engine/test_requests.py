@@ -19,7 +19,7 @@ import pytest
 
 from testbench.hf_reference import HFReference, rules_of
 from testbench.server import SERVED_NAME, Server
-from tests.engine.conftest import POLICY
+from testbench.small_requests import POLICY
 from vllm_headaware.config import make_config
 from vllm_headaware.plan import Plan
 from vllm_headaware.plan.geometry import read_geometry

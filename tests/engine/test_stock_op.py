@@ -7,7 +7,7 @@ import pytest
 from testbench.families import make_family_model
 from testbench.hf_reference import HFReference, rules_of
 from testbench.random_profile import write_profile
-from tests.engine.conftest import POLICY, make_prompts
+from testbench.small_requests import POLICY, make_prompts
 from tests.engine.scenario import run_scenario
 from vllm_headaware.kernels.cpu.support import why_not_native
 from vllm_headaware.plan.plan_json import plan_from_dict

@@ -7,7 +7,7 @@ import pytest
 
 from testbench.hf_reference import HFReference, rules_of
 from testbench.random_profile import make_profile
-from tests.engine.conftest import POLICY
+from testbench.small_requests import POLICY
 from tests.engine.ranks import generate_on_ranks
 from vllm_headaware.plan.plan_json import plan_from_dict
 

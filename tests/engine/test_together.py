@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from testbench.hf_reference import HFReference, rules_of
-from tests.engine.conftest import POLICY
+from testbench.small_requests import POLICY
 from tests.engine.scenario import run_scenario
 from tests.engine.together import BEAM_TOKENS, BEAM_WIDTH, make_adapter, run_together
 from vllm_headaware.plan.plan_json import plan_from_dict

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from testbench.random_profile import write_profile
-from tests.engine.conftest import POLICY, make_prompts
+from testbench.small_requests import POLICY, make_prompts
 from tests.engine.scenario import run_scenario
 from tests.engine.test_budgets import expect_reference
 from tests.reference.tiny import TINY_3_KV_HEADS, make_tiny_model

@@ -90,7 +90,7 @@ class HeadSplitAttention(nn.Module):
         super().__init__()
         self.kernels, self.classes, self.config = kernels, classes, config
         self.scale = parent.impl.scale
-        self.soft_cap = float(getattr(parent.impl, "logits_soft_cap", None) or 0.0)
+        self.soft_cap = _soft_cap(parent)
         self._sinks = getattr(parent.impl, "sinks", None)
         self.bound: tuple[list[torch.Tensor], Any] | None = None
         self.layer_name = parent.layer_name
@@ -214,13 +214,13 @@ def split_model(
         if not isinstance(module, Attention) or isinstance(module, HeadClassAttention):
             continue
         index = extract_layer_index(module.layer_name)
-        own_windows = plan.geometry.own_windows or (None,) * plan.geometry.num_layers
-        if index >= len(own_windows):
+        if index >= plan.geometry.num_layers:
             raise HeadAwareError(
                 f"attention layer {module.layer_name} is not one of the"
                 f" {plan.geometry.num_layers} that the plan covers; {ELSE}"
             )
-        _require_splittable(module, own_windows[index], plan.geometry.head_size, kernels)
+        own_window = plan.geometry.window_of(index)
+        _require_splittable(module, own_window, plan.geometry.head_size, kernels)
         split = HeadSplitAttention(module, plan.heads(index, rank), plan.classes, config, kernels)
         parent_name, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent_name), attribute, split)
@@ -233,17 +233,21 @@ def split_model(
         )
 
 
+def _soft_cap(layer: Attention) -> float:
+    """What a layer's logits are capped at; 0: they are not."""
+    return float(getattr(layer.impl, "logits_soft_cap", None) or 0.0)
+
+
 def _require_splittable(
     layer: Attention, own_window: int | None, head_size: int, kernels: Kernels
 ) -> None:
-    implementation = layer.impl
     window = layer.sliding_window
     reasons = {
         f"is a {type(layer).__name__}": type(layer) is not Attention,
         "is not decoder self-attention": layer.attn_type != AttentionType.DECODER,
         f"has a sliding window of {window} tokens, where the model's config says"
         f" {own_window or 'none'}": window != own_window,
-        "uses ALiBi": getattr(implementation, "alibi_slopes", None) is not None,
+        "uses ALiBi": getattr(layer.impl, "alibi_slopes", None) is not None,
         "shares the KV cache of another layer": layer.kv_sharing_target_layer_name is not None,
         f"has heads of {layer.head_size} elements, not {head_size}": layer.head_size != head_size,
         "has values of another size than keys": layer.head_size_v != layer.head_size,
@@ -253,7 +257,7 @@ def _require_splittable(
         reasons |= {
             f"has a sliding window of its own, {needs}": window is not None,
             f"has attention sink weights, {needs}": layer.has_sink,
-            f"caps its logits, {needs}": bool(getattr(implementation, "logits_soft_cap", None)),
+            f"caps its logits, {needs}": _soft_cap(layer) > 0,
         }
     for reason, holds in reasons.items():
         if holds:

@@ -27,6 +27,7 @@ def resolve_dtypes(
     Raises:
         HeadAwareError: a KV dtype other than the model's, and no native kernels for the model.
     """
+    config = _own_windows_as_local(config)
     if triton:
         if reason := why_not_triton(geometry.head_size, geometry.group_size):
             raise HeadAwareError(f"--kv-policy cannot serve this model on GPUs: {reason}")
@@ -39,8 +40,6 @@ def resolve_dtypes(
         asked = getattr(config, name)
         if asked == AUTO:
             changed[name] = geometry.kv_dtype if reason else NATIVE_DEFAULT
-            if name == "own_window_dtype":
-                changed[name] = changed.get("local_dtype", config.local_dtype)
         elif reason and asked != geometry.kv_dtype:
             raise HeadAwareError(
                 f"--kv-{name.replace('_', '-')} {asked} needs the native CPU kernels, but {reason};"
@@ -51,7 +50,13 @@ def resolve_dtypes(
 
 def native_dtypes(config: KVPolicyConfig) -> KVPolicyConfig:
     """The same options with "auto" as where native kernels run, for machines that are not asked."""
+    config = _own_windows_as_local(config)
     auto: dict[str, Any] = {n: NATIVE_DEFAULT for n in DTYPE_OPTIONS if getattr(config, n) == AUTO}
-    if "own_window_dtype" in auto and "local_dtype" not in auto:
-        auto["own_window_dtype"] = config.local_dtype
     return dataclasses.replace(config, **auto)
+
+
+def _own_windows_as_local(config: KVPolicyConfig) -> KVPolicyConfig:
+    """What "auto" means for layers with a sliding window of their own."""
+    if config.own_window_dtype != AUTO:
+        return config
+    return dataclasses.replace(config, own_window_dtype=config.local_dtype)

@@ -52,8 +52,11 @@ class ModelGeometry:
     @property
     def full_layers(self) -> list[int]:
         """Layers that see everything: those whose heads a policy deals to classes."""
-        own = self.own_windows or (None,) * self.num_layers
-        return [layer for layer, window in enumerate(own) if window is None]
+        return [layer for layer in range(self.num_layers) if self.window_of(layer) is None]
+
+    def window_of(self, layer: int) -> int | None:
+        """The window that a layer has by itself."""
+        return self.own_windows[layer] if self.own_windows else None
 
     @property
     def head_token_bytes(self) -> int:

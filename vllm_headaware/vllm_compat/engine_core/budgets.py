@@ -135,7 +135,8 @@ class Budgets:
     def grew(self, running: Running, num_tokens: int) -> None:
         """A running request has got blocks for its first num_tokens tokens, or given some back."""
         request = running.request
-        if running.reads or num_tokens > running.expected:
+        expected = running.account.claim.expected
+        if request.request_id in self._reading or num_tokens > expected:
             self.open(request)
             return
         self.accounts.holds(running.account, running.own())
@@ -234,9 +235,8 @@ class Budgets:
         claim, name = self.claim(request), request.request_id
         running = self.running[name]
         running.account = self.accounts.open(name, claim, running.own())
-        running.expected, running.quiet = claim.expected, 0
-        running.reads = bool(claim.prefill_tokens or claim.num_prompt)
-        if running.reads:
+        running.quiet = 0
+        if claim.prefill_tokens or claim.num_prompt:
             self._reading[name] = request
         elif self._reading.pop(name, None):
             self.turn += 1

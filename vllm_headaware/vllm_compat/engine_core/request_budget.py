@@ -61,17 +61,15 @@ class Running:
 
     Attributes:
         account: its latest.
-        expected: length that it is expected to reach.
         quiet: tokens up to which a decoding request takes no block, gives none back, and fills
             none; 0 where that is not known.
-        reads: whether its prompt is being read.
     """
 
-    __slots__ = ("account", "classes", "expected", "quiet", "reads", "regimes", "request")
+    __slots__ = ("account", "classes", "quiet", "regimes", "request")
 
     def __init__(self, request: Any, regimes: Regimes, classes: Sequence[AtHand]) -> None:
         self.request, self.regimes, self.classes = request, regimes, classes
-        self.quiet, self.expected, self.reads = 0, 0, True
+        self.quiet = 0
         self.account: Account
 
     def own(self) -> list[int]:
