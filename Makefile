@@ -29,6 +29,8 @@ MINUTES ?= 30
 ELASTIC ?= prompt
 SCENARIO ?= long_document
 PYTEST_ARGS ?=
+# pytest-xdist: a worker for each core, each with whole files of tests
+AT_ONCE ?= -n auto --dist loadfile
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -74,10 +76,10 @@ $(INSTALLED): pyproject.toml $(KERNELS)
 $(MODELLED): | $(INSTALLED)
 	$(PY) -m tools.demo_model $(MODEL)
 
-# The demo model's profile comes with the package; this measures it anew, for comparison.
+# The demo model's profile comes with the package; this is a quick one to compare it with.
 $(MEASURED): | $(MODELLED)
 	@mkdir -p $(@D)
-	$(VENV)/bin/vllm-headaware profile $(MODEL) --output $@
+	$(VENV)/bin/vllm-headaware profile $(MODEL) --samples 6 --lengths 1000 --output $@
 
 profile: $(MODELLED)
 	$(VENV)/bin/vllm-headaware profile $(MODEL)
@@ -86,18 +88,18 @@ serve: $(INSTALLED) $(MODELLED)
 	@$(PY) -m tools.serve --model $(MODEL) --port $(PORT) --kv-policy $(POLICY)
 
 test: lint $(MEASURED) monitoring-tools router-tool
-	$(PY) -m checks.gpu_dry -q
-	$(PY) -m pytest -m "not gpu" $(PYTEST_ARGS)
+	$(PY) -m checks.gpu_dry -q $(AT_ONCE)
+	$(PY) -m pytest -m "not gpu" $(AT_ONCE) $(PYTEST_ARGS)
 
 gpu-dry: $(INSTALLED)
-	@$(PY) -m checks.gpu_dry
+	@$(PY) -m checks.gpu_dry $(AT_ONCE)
 
 # In the environment that has vLLM for CUDA; nothing is installed.
 gpu-check:
 	@$(PYTHON) -m checks.gpu
 
 test-fast: $(INSTALLED)
-	$(PY) -m pytest -m "not slow and not engine" $(PYTEST_ARGS)
+	$(PY) -m pytest -m "not slow and not engine" $(AT_ONCE) $(PYTEST_ARGS)
 
 # Prometheus and Chromium are Debian packages; tests that need them are skipped where apt is missing.
 monitoring-tools: $(MONITORING)

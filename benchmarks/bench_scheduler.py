@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
+
+from testbench.one_side import run_side
 
 STEPS = 120
 WAITING = 64
@@ -77,20 +76,11 @@ def main() -> int:
 
 
 def _child(side: str, requests: int, tokens: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.bench_scheduler", "--side", side]
-    done = subprocess.run(
-        [*command, "--case", f"{requests}x{tokens}"],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        cwd=Path(__file__).resolve().parents[1],
-        env={
-            **os.environ,
-            "VLLM_LOGGING_LEVEL": "ERROR",
-            "VLLM_LOGGING_STREAM": "ext://sys.stderr",
-        },
+    return run_side(
+        "benchmarks.bench_scheduler",
+        ["--side", side, "--case", f"{requests}x{tokens}"],
+        {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_LOGGING_STREAM": "ext://sys.stderr"},
     )
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(policy: bool, requests: int, tokens: int) -> dict[str, Any]:

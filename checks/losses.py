@@ -13,26 +13,23 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from testbench.one_side import run_side
 from testbench.progress import say
 from testbench.server import DEMO
 
-ANSWER = 64
+ANSWER = 192
 COPIED = 96
-"""Tokens of a passage that is copied; the prompt ends after its first 32."""
-TOLD = 32
+"""Tokens of answers that go on, and of those that repeat."""
 LENGTHS = (4000, 7600)
-GAPS = (2500, 4500, 6500)
 COUNT = 3
 """Prompts of each kind and length."""
-CODE = ("argparse", "inspect", "tarfile", "typing", "pydoc", "subprocess")
-"""Modules of the standard library, long enough for LENGTHS."""
 SEED = 7
 LIMITS = {"text": 0.01, "code": 0.01, "copies": 0.05}
 """Largest mean loss against stock."""
@@ -49,44 +46,30 @@ class Given:
 
 def make_prompts(tokenizer: Any) -> list[Given]:
     """All prompts, alike for every engine."""
+    from vllm_headaware.tasks.code import code_windows
+    from vllm_headaware.tasks.copies import make_copies
     from vllm_headaware.tasks.needle import needle_samples
     from vllm_headaware.tasks.samples import make_samples
     from vllm_headaware.tasks.text import text_windows
 
     given: list[Given] = []
-
-    def goes_on(kind: str, ids: list[int], length: int) -> None:
-        given.append(Given(kind, ids[:length], ids[length : length + ANSWER]))
-
-    def encode(text: str) -> list[int]:
-        return tokenizer.encode(text, add_special_tokens=False)
-
+    split: dict[str, Any] = {"split": "evaluation", "count": COUNT}
     for length in LENGTHS:
-        passages = text_windows(tokenizer, split="evaluation", count=COUNT, tokens=length + ANSWER)
-        for passage in passages:
-            goes_on("text", passage, length)
-        for name in CODE[:COUNT] if length == LENGTHS[0] else CODE[COUNT:]:
-            source = Path(str(__import__(name).__file__)).read_text(encoding="utf-8")
-            goes_on("code", encode(source), length)
-        for sample in make_samples(
-            tokenizer,
-            "variable_tracking",
-            split="evaluation",
-            count=COUNT,
-            tokens=length,
-            seed=SEED,
-        ):
-            given.append(Given("trails", sample.prompt_token_ids, encode(sample.reply)))
-        for needle in needle_samples(
-            tokenizer, split="evaluation", count=COUNT, tokens=length, seed=SEED
-        ):
-            given.append(Given("needles", needle.prompt_token_ids, encode(needle.reply)))
-    again = encode("\n\nOnce more, word for word:\n\n")
-    for gap in GAPS:
-        for ids in text_windows(tokenizer, split="evaluation", count=COUNT, tokens=gap + 600):
-            passage = ids[300 : 300 + COPIED]
-            prompt = [*ids[: 300 + gap], *again, *passage[:TOLD]]
-            given.append(Given("copies", prompt, passage[TOLD:]))
+        passages: dict[str, Callable[..., list[list[int]]]]
+        passages = {"text": text_windows, "code": code_windows}
+        for kind, windows in passages.items():
+            for ids in windows(tokenizer, tokens=length + ANSWER, **split):
+                given.append(Given(kind, ids[:length], ids[length:]))
+        for copy in make_copies(tokenizer, tokens=length, reply_tokens=COPIED, **split):
+            given.append(Given("copies", copy.prompt_token_ids, copy.reply_token_ids))
+        asked: dict[str, Any] = {**split, "tokens": length, "seed": SEED}
+        samples: dict[str, list[Any]] = {
+            "trails": [*make_samples(tokenizer, "variable_tracking", **asked)],
+            "needles": [*needle_samples(tokenizer, **asked)],
+        }
+        for kind, sample in ((name, one) for name in samples for one in samples[name]):
+            answer = tokenizer.encode(sample.reply, add_special_tokens=False)
+            given.append(Given(kind, sample.prompt_token_ids, answer))
     return given
 
 
@@ -140,11 +123,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     sides: dict[str, list[dict[str, Any]]] = {}
     for side in ("policy", "stock"):
-        command = [sys.executable, "-m", "checks.losses", "--side", side]
-        command += ["--model", str(args.model), "--kv-policy", args.kv_policy]
-        command += [part for field in args.kv for part in ("--kv", field)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        sides[side] = json.loads(done.stdout.splitlines()[-1])
+        asked = ["--side", side, "--model", str(args.model), "--kv-policy", args.kv_policy]
+        asked += [part for field in args.kv for part in ("--kv", field)]
+        sides[side] = run_side("checks.losses", asked)
     result = conclude(sides)
     for kind, row in result["kinds"].items():
         say(

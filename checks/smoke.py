@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from checks.http_checks import HttpChecks
+from testbench.one_side import run_side
 from testbench.progress import elapsed_seconds, say
 from testbench.server import Server, exit_on_sigterm
 
@@ -38,22 +38,9 @@ def check_server(model: str, policy: str | None, log: Path) -> dict[str, Any]:
 
 
 def probe(model: str, policy: str | None) -> dict[str, Any]:
-    """Run checks/probe.py on an engine of its own.
-
-    Raises:
-        RuntimeError: it failed; its own output says why.
-    """
-    command = [sys.executable, "-m", "checks.probe", "--model", model]
-    command += ["--kv-policy", policy] if policy else []
-    done = subprocess.run(
-        [*command, "--json"],
-        stdout=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"probe of {policy or 'stock'} ended with status {done.returncode}")
-    return json.loads(done.stdout.splitlines()[-1])
+    """Run checks/probe.py on an engine of its own; see run_side()."""
+    asked = ["--kv-policy", policy] if policy else []
+    return run_side("checks.probe", ["--model", model, *asked, "--json"])
 
 
 def judge(http: dict[str, Any], ours: dict[str, Any], stock: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,9 @@ import pytest
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker and what it starts: one core's work
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 DEMO_MODEL = Path(__file__).parent.parent / ".cache" / "models" / "SmolLM2-135M-Instruct"
 

@@ -16,6 +16,7 @@ from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.eval import measure
 from vllm_headaware.eval.quick import METHODS, prompts_of, summary
 from vllm_headaware.tasks import text
+from vllm_headaware.tasks.code import MODULES, code_windows
 from vllm_headaware.tasks.text import held_out_text, text_windows
 
 
@@ -153,3 +154,14 @@ def test_text_splits_are_the_halves_of_the_book() -> None:
     assert max(max(w) for w in text_windows(Letters(), split="evaluation", count=2, tokens=9)) <= 0
     with pytest.raises(HeadAwareError, match="not enough for 3 passages"):
         text_windows(WordTokenizer(), split="evaluation", count=3, tokens=60000)
+
+
+def test_code_splits_share_no_module() -> None:
+    assert not set(MODULES["calibration"]) & set(MODULES["evaluation"])
+    for split in MODULES:
+        windows = code_windows(WordTokenizer(), split=split, count=2, tokens=1000)
+        assert [len(w) for w in windows] == [1000] * 2
+    with pytest.raises(HeadAwareError, match="not enough for 9 passages"):
+        code_windows(WordTokenizer(), split="evaluation", count=9, tokens=60000)
+    with pytest.raises(HeadAwareError, match="calibration or evaluation"):
+        code_windows(WordTokenizer(), split="both", count=1, tokens=9)

@@ -116,6 +116,9 @@ def test_retrieval_heads_are_the_best(prefill_window: int, score: str) -> None:
     )
     best = ranked[: int(0.25 * 90)]
     assert all(plan.assignment[y][h] == 0 for y, h in best)
+    middle = [at for at in ranked if plan.assignment[at[0]][at[1]] == 1]
+    follow = ranked[ranked.index(middle[0]) :][: len(middle)]
+    assert (middle == follow) == (score == "answer"), "else by the induction score"
 
 
 def test_ties_are_settled_the_same_way() -> None:

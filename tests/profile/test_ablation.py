@@ -26,7 +26,7 @@ def test_a_closed_head_costs_what_a_gate_at_zero_costs(family: str) -> None:
         closed = everything.clone()
         closed[at] = True
         loss = answer_loss(model, sample, closed, SINK, WINDOW)
-        expected = loss_with_gate(model, sample.input_ids, (slice(None), *at), 0.0)
+        expected = loss_with_gate(model, sample.input_ids, *at, 0.0)
         assert loss == pytest.approx(expected, abs=1e-5)
         assert abs(loss - open_loss) > 1e-4, "the test shows nothing if the head has no effect"
 

@@ -40,7 +40,7 @@ def test_every_score_is_measured_where_the_model_is(model) -> None:
     gradients, logits = gate_gradients(model, question, SINK, WINDOW, watch.saw)
     assert gradients.device == logits.device == CPU
     watch.scores(logits)
-    closed = torch.zeros_like(gradients[0], dtype=torch.bool)
+    closed = torch.zeros_like(gradients, dtype=torch.bool)
     closed[:, 0] = True
     assert answer_loss(model, question, closed, SINK, WINDOW) == 0.0
     scores = induction_scores(model, 9, 11, torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""What is asked: needles and chains of the calibration split, weighed as documented."""
+"""What is asked: of the calibration split, of every kind, weighed as documented."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from vllm_headaware.profile.questions import make_questions
+from vllm_headaware.profile.questions import PASSAGE_TOKENS, make_answers, make_questions
 from vllm_headaware.tasks.words import POOLS
 
 
@@ -49,3 +49,23 @@ def test_what_is_asked_is_of_the_calibration_split(demo_model: Path) -> None:
             assert all(f"VAR {name} = " in prompt for name in names)
     assert {question.is_far for question in questions if question.needle} == {True, False}
     assert all(question.needle for question in questions if question.is_far)
+
+
+def test_answers_are_of_five_kinds_in_whole_rounds(demo_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(demo_model)
+    lengths = (400, 700)
+    answers = make_answers(tokenizer, each=3, lengths=lengths, seed=0)
+    assert len(answers) == 3 * 5 * len(lengths)
+    sizes = [len(one.input_ids) - one.num_answer_tokens for one in answers]
+    for index, size in enumerate(sizes):
+        asked = lengths[index % 10 // 5]
+        kind = index % 5  # text, code, copies, needles, chains
+        assert size == asked if kind < 3 else asked - 40 < size <= asked
+        assert (answers[index].num_answer_tokens == PASSAGE_TOKENS) == (kind < 3)
+    copy = answers[2].input_ids.tolist()
+    passage = copy[-PASSAGE_TOKENS - 32 :]
+    earlier = copy[: -PASSAGE_TOKENS - 32]
+    starts = range(len(earlier) - len(passage))
+    assert any(earlier[at : at + len(passage)] == passage for at in starts), "nothing to copy"
+    prompts = {tuple(one.input_ids.tolist()) for one in answers}
+    assert len(prompts) == len(answers)

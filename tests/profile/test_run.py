@@ -31,8 +31,8 @@ def test_profile_of_an_awkward_shape_repeats(
 
     first.require_model(model_hash(tiny_model_3_kv_heads), 4, 3)
     assert (first.model.num_query_heads, first.model.head_size) == (9, 64)
-    for name in ("gate", "answer"):
-        assert sum(map(sum, first.scores[name])) == pytest.approx(1.0, abs=1e-4)
+    assert sum(map(sum, first.scores["gate"])) == pytest.approx(1.0, abs=1e-4)
+    assert 0 <= min(map(min, first.scores["answer"])) < max(map(max, first.scores["answer"])) <= 1
     assert first.scores["answer"] != first.scores["gate"]
     assert first.method["lengths"] == [97, 131]
     assert set(first.agreement["split_half_spearman"]) == set(SCORES)

@@ -1,4 +1,4 @@
-"""The profiles that come with the package: found by the model's hash, and what is measured now."""
+"""The profiles that come with the package: found by the model's hash, and like one measured now."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from vllm_headaware.profile.format import HeadProfile
 from vllm_headaware.profile.locate import FILE_NAME, SHIPPED, find_profile, shipped_place
 from vllm_headaware.profile.model_hash import model_hash
 
+LEAST = {"gate": 0.8, "answer": 0.8, "copy": 0.75, "induction": 0.98}
 MEASURED = Path(__file__).parents[2] / ".cache" / "measured" / FILE_NAME
 
 
@@ -31,7 +32,8 @@ def test_the_demo_model_has_one(demo_model: Path, tmp_path: Path) -> None:
     assert find_profile(tmp_path) == HeadProfile.load(place)
 
 
-def test_measured_anew_it_is_the_same(demo_model: Path) -> None:
+def test_a_quick_profile_agrees(demo_model: Path) -> None:
+    """Six questions and short prompts instead of 24 and long ones."""
     if not MEASURED.exists():
         pytest.skip("not measured here: `make test` does")
     shipped = HeadProfile.load(shipped_place(model_hash(demo_model)))
@@ -39,4 +41,4 @@ def test_measured_anew_it_is_the_same(demo_model: Path) -> None:
     assert measured.model.hash == shipped.model.hash
     for name, scores in shipped.scores.items():
         again = torch.tensor(measured.scores[name])
-        assert spearman(torch.tensor(scores), again) > 0.98, name
+        assert spearman(torch.tensor(scores), again) > LEAST[name], name

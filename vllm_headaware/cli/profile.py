@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 DESCRIPTION = """\
 Score every KV head of a model: how much an answer suffers when the head sees only sinks and a
-window, from the first token on (gate) or once the prompt is read (answer), how often it points at
-what is copied (copy), and how well it finds repeats (induction). Then close heads in order of rank
-to see how many must keep everything. The prompts are generated; no data set is needed. The result
-is kept next to the model, or in the user's cache if that folder cannot be written;
-`--kv-head-profile auto` finds it in both. Scores depend on sink and window: profile with those you
-will serve with."""
+window from the first token on (gate), how long answers keep the head as heads are closed once the
+prompt has been read in full (answer), how often it points at what is copied (copy), and how well it
+finds repeats (induction). Then close heads in order of rank to see how many must keep everything.
+The prompts are generated; no data set is needed. The result is kept next to the model, or in the
+user's cache if that folder cannot be written; `--kv-head-profile auto` finds it in both. Scores
+depend on sink and window: profile with those you will serve with."""
 
 EPILOG = """\
 examples:
@@ -48,7 +48,8 @@ def add_parser(subparsers: Any) -> None:
         type=int,
         default=None,
         metavar="N",
-        help="questions: needles, and a third chains of variables (24)",
+        help="questions, a third of them chains, the others needles; and a sixth as many answers of"
+        " each of five kinds, half of them of twice the greatest length (24)",
     )
     parser.add_argument(
         "--lengths",

@@ -21,10 +21,11 @@ RETRIEVAL, INDUCTION, LOCAL = 0, 1, 2
 
 @dataclass(frozen=True)
 class HeadAware:
-    """Top heads by gate saliency are retrieval, then top by induction score, the rest is local.
+    """Top heads are retrieval, the next are induction, the rest is local.
 
-    Where prompts are read with a wider window, the saliency is that of the answer's rows alone:
-    that is when the others' windows are closed.
+    Where prompts are read with wider windows, both are the heads that answers need longest.
+    Where they are not, retrieval heads are those with the highest gate saliency, and induction
+    heads the rest's best by induction score.
     """
 
     needs_profile: bool = True
@@ -42,8 +43,8 @@ class HeadAware:
         """
         if scores is None:
             raise HeadAwareError("policy headaware needs a head profile")
-        by_gate = rank_heads(scores["gate" if config.reading == 0 else "answer"])
-        by_induction = rank_heads(scores["induction"])
+        first, second = ("gate", "induction") if config.reading == 0 else ("answer", "answer")
+        by_gate, by_induction = rank_heads(scores[first]), rank_heads(scores[second])
         num_layers, num_kv_heads = shape
         total = num_layers * num_kv_heads
         num_retrieval = math.ceil(config.retrieval_share * total)

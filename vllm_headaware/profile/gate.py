@@ -2,9 +2,8 @@
 
 DuoAttention (arXiv 2410.10819) puts a gate on every KV head, alpha x full + (1 - alpha) x
 (sinks + window), and trains it. Here the gate stays open (alpha = 1) and its first-order effect on
-the loss of the answer is measured instead: one backward pass scores all heads of all layers. The
-prompt's rows and the answer's have gates of their own: where prompts are read in full, only the
-latter are ever closed.
+the loss of the answer is measured instead: one backward pass scores all heads of all layers. It
+tells what a prompt needs that is read under windows; see answers.py for prompts read in full.
 """
 
 from __future__ import annotations
@@ -41,15 +40,12 @@ def gate_gradients(
         saw: looks on: called with layer, query, key and scale; see Watcher.
 
     Returns:
-        Gradients, float32 [2, num_layers, num_kv_heads], of the gates of the prompt's rows and of
-        the answer's: negative where closing the gate would raise the loss, 0 in layers that see
-        only a window of their own; their sum is that of one gate for all rows. And the logits that
-        predict the answer, float32 [num_answer_tokens, vocabulary]. Both on the CPU.
+        Gradients, float32 [num_layers, num_kv_heads]: negative where closing the gate would raise
+        the loss, 0 in layers that see only a window of their own. And the logits that predict the
+        answer, float32 [num_answer_tokens, vocabulary]. Both on the CPU.
     """
     input_ids = question.input_ids.to(model.device)
     windows = layer_windows(model.config)
-    rows = torch.arange(len(input_ids), device=model.device)
-    part = (rows >= len(input_ids) - question.num_answer_tokens).long()
     gates: dict[int, torch.Tensor] = {}
 
     def gated(
@@ -63,11 +59,10 @@ def gate_gradients(
         with torch.no_grad():
             local = sink_window_attention(query, key, value, scale, sink, window)
             difference = (full - local).unflatten(1, (key.shape[1], -1))
-        alpha = torch.ones(key.shape[1], 2, device=key.device, requires_grad=True)
+        alpha = torch.ones(key.shape[1], device=key.device, requires_grad=True)
         gates[layer] = alpha
         # alpha x full + (1 - alpha) x local, written so that only alpha's own effect is new.
-        closed = (alpha - 1)[:, None, part, None]
-        return full + (closed * difference).flatten(1, 2)
+        return full + ((alpha - 1)[:, None, None, None] * difference).flatten(1, 2)
 
     # One thread drives forward and backward: two OpenMP teams would wait for each other.
     one_thread = torch.autograd.set_multithreading_enabled(False)
@@ -75,10 +70,10 @@ def gate_gradients(
         logits = last_logits(model, input_ids, question.num_answer_tokens)
         cross_entropy(logits, input_ids[-question.num_answer_tokens :]).backward()
     heads = next(iter(gates.values())).shape[0]
-    gradients = torch.zeros(2, len(windows), heads)
+    gradients = torch.zeros(len(windows), heads)
     for layer, gate in gates.items():
         if gate.grad is not None:
-            gradients[:, layer] = gate.grad.T.cpu()
+            gradients[layer] = gate.grad.cpu()
     return gradients, logits.detach().cpu()
 
 

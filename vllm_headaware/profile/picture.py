@@ -9,7 +9,7 @@ from vllm_headaware.profile.format import HeadProfile
 
 LABELS = {
     "gate": "gate saliency (share of the model's total)",
-    "answer": "gate saliency of the answer's rows (share of the model's total)",
+    "answer": "how open the gate of the answer's rows stayed while gates were trained (0 to 1)",
     "copy": "retrieval-copy score (share of needle tokens pointed at)",
     "induction": "induction score (mean attention to the follower)",
 }

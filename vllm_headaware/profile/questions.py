@@ -1,7 +1,8 @@
-"""What a model is asked while its heads are measured: needles to find and chains to follow.
+"""What a model is asked while its heads are measured.
 
 One needle shows the heads that fetch a fact; a chain of variables (RULER, arXiv 2404.06654) also
-those that go from one fact to the next. A ranking by needles alone loses chains.
+those that go from one fact to the next. A ranking by needles alone loses chains; one by both still
+loses passages that are copied, and code.
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ from typing import Any
 
 import torch
 
+from vllm_headaware.tasks.code import code_windows
+from vllm_headaware.tasks.copies import make_copies
 from vllm_headaware.tasks.needle import NeedleSample, needle_samples
 from vllm_headaware.tasks.samples import make_samples
+from vllm_headaware.tasks.text import text_windows
 
 CHAIN_EVERY = 3
 """One question of so many is a chain."""
 REPLY_TOKENS = 32
 """Room for the answer after a prompt."""
+PASSAGE_TOKENS = 64
+"""Of an answer that goes on with a text, or repeats it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,35 @@ def make_questions(
         )
     ]
     return needles + chains
+
+
+def make_answers(tokenizer: Any, *, each: int, lengths: Sequence[int], seed: int) -> list[Question]:
+    """Prompts of five kinds: text and code that go on, passages to copy, needles and chains.
+
+    Args:
+        each: prompts of each kind and length; whole rounds follow each other.
+        lengths: in tokens.
+    """
+    asked: dict[str, Any] = {"split": "calibration", "count": each}
+    columns: list[list[Question]] = []
+    for length in lengths:
+        whole = length + PASSAGE_TOKENS
+        copies = make_copies(tokenizer, tokens=length, reply_tokens=PASSAGE_TOKENS, **asked)
+        for passages in (
+            text_windows(tokenizer, tokens=whole, **asked),
+            code_windows(tokenizer, tokens=whole, **asked),
+            [[*copy.prompt_token_ids, *copy.reply_token_ids] for copy in copies],
+        ):
+            columns.append(
+                [Question(torch.tensor(ids), PASSAGE_TOKENS, (), False, 1.0) for ids in passages]
+            )
+        words: dict[str, Any] = {**asked, "tokens": length, "seed": seed}
+        for samples in (
+            needle_samples(tokenizer, **words),
+            make_samples(tokenizer, "variable_tracking", **words),
+        ):
+            columns.append([_question(tokenizer, one, "", False, 1.0) for one in samples])
+    return [question for row in zip(*columns, strict=True) for question in row]
 
 
 def _question(tokenizer: Any, sample: Any, needle: str, is_far: bool, weight: float) -> Question:

@@ -17,9 +17,10 @@ FULL_DTYPE = "bfloat16"
 """What the cost of classes is compared with."""
 CLASS_COLOURS = {"retrieval": "#fee838", "induction": "#7c7b78", "local": "#00224e"}
 MEANING = {
-    "gate": "how much an answer depends on what lies beyond sinks and window: this ranks heads",
-    "answer": "the same while the answer is written: this ranks heads where there is a prefill"
-    " window",
+    "gate": "how much an answer depends on what lies beyond sinks and window from the first token"
+    " on: this ranks heads where prompts are read under windows",
+    "answer": "how long answers kept the head's history, once the prompt was read in full, as heads"
+    " were closed: this ranks heads",
     "copy": "how often the head points at the token that is being copied",
     "induction": "attention to what followed the same token before: this picks the wide windows",
 }

@@ -1,11 +1,12 @@
-"""Measure a model: questions for the gate and copy scores, repeated noise for induction."""
+"""Measure a model: questions for the gate and copy scores, answers for gates that are trained,
+repeated noise for induction."""
 
 from __future__ import annotations
 
 import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,25 @@ from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.plan.geometry import layer_windows
 from vllm_headaware.profile.ablation import SHARES, ablate
 from vllm_headaware.profile.agreement import spearman, split_half
+from vllm_headaware.profile.answers import EPOCHS, read_prompt, train_gates
 from vllm_headaware.profile.copying import CopyWatch
 from vllm_headaware.profile.format import HeadProfile, ProfiledModel
 from vllm_headaware.profile.gate import gate_gradients, gate_scores, gate_shares
 from vllm_headaware.profile.induction import induction_scores
 from vllm_headaware.profile.model_hash import model_hash
-from vllm_headaware.profile.questions import REPLY_TOKENS, Question, make_questions
+from vllm_headaware.profile.questions import (
+    PASSAGE_TOKENS,
+    Question,
+    make_answers,
+    make_questions,
+)
 
 DEFAULT_LENGTHS = (1000, 1500, 3000)
 """As long as time allows: a ranking from prompts of up to 2,200 tokens misses heads that prompts of
 4,000 need. The shortest is one at which the demo model can follow chains."""
 DEFAULT_SAMPLES = 24
+ANSWER_EVERY = 12
+"""Of so many samples, one answer of each kind and length; at least two, one for either half."""
 DEFAULT_BOUND = 0.05
 """Nats per answer token that closed heads may cost in the ablation."""
 INDUCTION_LENGTH, INDUCTION_RUNS = 128, 4
@@ -82,9 +91,15 @@ def profile_model(
     questions = make_questions(
         tokenizer, samples=samples, lengths=lengths, seed=seed, sink=sink, window=window
     )
+    answers = make_answers(
+        tokenizer,
+        each=max(samples // ANSWER_EVERY, 2),
+        lengths=_answer_lengths(model.config.get_text_config(), max(lengths)),
+        seed=seed,
+    )
     weights = [question.weight for question in questions]
     bar = tqdm(
-        total=len(questions) + INDUCTION_RUNS + len(SHARES) + 1,
+        total=len(questions) + (EPOCHS + 1) * len(answers) + INDUCTION_RUNS + len(SHARES) + 1,
         desc="profiling heads",
         unit="sample",
         file=sys.stderr,
@@ -99,10 +114,9 @@ def profile_model(
             if (copied := watch.scores(logits)) is not None:
                 copies.append(copied)
             bar.update()
-        of_rows = torch.stack(gradients)  # [samples, 2, layers, KV heads]
-        shares = gate_shares(of_rows.sum(1))
-        answer_shares = gate_shares(of_rows[:, 1])
+        shares = gate_shares(torch.stack(gradients))
         gate = gate_scores(shares, weights)
+        halves = _train_halves(model, answers, sink, window, seed, bar.update)
         ablation = ablate(model, _to_ablate(questions), gate, sink, window, bound, bar.update)
         generator = torch.Generator().manual_seed(seed)
         inductions = []
@@ -115,7 +129,7 @@ def profile_model(
     induced = torch.stack(inductions)
     scores = {
         "gate": gate,
-        "answer": gate_scores(answer_shares, weights),
+        "answer": halves.mean(0),
         "copy": copying.mean(0),
         "induction": induced.mean(0),
     }
@@ -144,7 +158,7 @@ def profile_model(
         agreement={
             "split_half_spearman": {
                 "gate": _gate_agreement(shares[:, scored], weights),
-                "answer": _gate_agreement(answer_shares[:, scored], weights),
+                "answer": round(spearman(halves[0][scored], halves[1][scored]), 4),
                 "copy": split_half(lambda part: copying[part].mean(0)[scored], len(copies)),
                 "induction": split_half(lambda part: induced[part].mean(0)[scored], len(induced)),
             },
@@ -191,6 +205,34 @@ def load_model(folder: Path, device: str = "cpu") -> tuple[Any, Any]:
     return model.eval().requires_grad_(False), tokenizer
 
 
+def _train_halves(
+    model: Any,
+    answers: Sequence[Question],
+    sink: int,
+    window: int,
+    seed: int,
+    tick: Callable[[], object],
+) -> torch.Tensor:
+    """Gates trained on either half of the answers, [2, layers, KV heads].
+
+    One half's keys and values are held at a time.
+    """
+    half, gates = len(answers) // 2, []
+    for part in (answers[:half], answers[half:]):
+        read = []
+        for question in part:
+            read.append(read_prompt(model, question))
+            tick()
+        gates.append(train_gates(model, read, sink=sink, window=window, seed=seed, tick=tick))
+    return torch.stack(gates)
+
+
+def _answer_lengths(config: Any, longest: int) -> tuple[int, ...]:
+    """Of prompts that are read but not differentiated: longer ones can be afforded."""
+    limit = getattr(config, "max_position_embeddings", None) or 2 * longest + PASSAGE_TOKENS
+    return longest, min(2 * longest, limit - PASSAGE_TOKENS)
+
+
 def _gate_agreement(shares: torch.Tensor, weights: Sequence[float]) -> float:
     return split_half(
         lambda part: gate_scores(shares[part], [weights[i] for i in part]), len(weights)
@@ -222,7 +264,7 @@ def _require_plain_attention(config: Any, length: int) -> None:
             "the model caps attention logits, which cannot be profiled; use --kv-policy full for it"
         )
     limit = getattr(config, "max_position_embeddings", None)
-    if limit and length + REPLY_TOKENS > limit:
+    if limit and length + PASSAGE_TOKENS > limit:
         raise HeadAwareError(
             f"prompts of {length} tokens do not fit in the model's {limit} positions; use shorter"
             " --lengths"

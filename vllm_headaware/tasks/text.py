@@ -49,11 +49,20 @@ def text_windows(tokenizer: Any, *, split: str, count: int, tokens: int) -> list
     Raises:
         HeadAwareError: unknown split, or passages that would overlap.
     """
-    ids = tokenizer.encode(half_of_text(split), add_special_tokens=False)
+    return evenly_spread(tokenizer, half_of_text(split), f"{split} text", count, tokens)
+
+
+def evenly_spread(tokenizer: Any, text: str, what: str, count: int, tokens: int) -> list[list[int]]:
+    """Passages of exactly `tokens` token ids, evenly spread over a text.
+
+    Raises:
+        HeadAwareError: passages that would overlap; `what` is the text's name.
+    """
+    ids = tokenizer.encode(text, add_special_tokens=False)
     step = len(ids) // count
     if step < tokens:
         raise HeadAwareError(
-            f"the {split} text has {len(ids)} tokens, not enough for {count} passages of {tokens};"
-            " ask for fewer or shorter ones"
+            f"the {what} has {len(ids)} tokens, not enough for {count} passages of {tokens}; ask"
+            " for fewer or shorter ones"
         )
     return [ids[i * step : i * step + tokens] for i in range(count)]
