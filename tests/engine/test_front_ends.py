@@ -66,7 +66,7 @@ def loaded(
     with Server(model, port=0, log=log, serve_args=serve_args) as server:
         seen = []
         with ThreadPoolExecutor(len(PROMPTS)) as pool:
-            body = {"model": SERVED_NAME, "max_tokens": 200, "ignore_eos": True, "temperature": 0}
+            body = {"model": SERVED_NAME, "max_tokens": 500, "ignore_eos": True, "temperature": 0}
             answers = [
                 pool.submit(call, server, "/v1/completions", {**body, "prompt": prompt})
                 for prompt in PROMPTS

@@ -24,9 +24,11 @@ examples:
   vllm-headaware inspect ./model --html report.html
 
 scores:
-  gate       what an answer loses if the head sees only sinks and window; picks retrieval heads
+  answer     how long answers kept the head as heads were closed; ranks heads
+  gate       what an answer loses if the head sees only sinks and window from the first token on;
+             picks retrieval heads where prompts are read under windows
   copy       how often the head points at the token that is being copied
-  induction  attention to what followed the same token before; picks the wide-window heads
+  induction  attention to what followed the same token before; picks the wide-window heads there
 """
 
 # Dark to light in steps that stay apart for colour-blind readers (viridis, xterm colours).
@@ -43,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("profile", help="profile file, or a model (folder or hub id) that has one")
-    parser.add_argument("--score", choices=SCORES, default="gate")
+    parser.add_argument("--score", choices=SCORES, default="answer")
     parser.add_argument("--png", type=Path, default=None, metavar="FILE", help="draw it instead")
     parser.add_argument(
         "--html", type=Path, default=None, metavar="FILE", help="write a report of all scores"
