@@ -18,7 +18,7 @@ import torch
 from transformers import DynamicCache
 
 from vllm_headaware.plan.geometry import layer_windows
-from vllm_headaware.profile.probe import full_attention, native_attention, watch_attention
+from vllm_headaware.profile.probe import native_attention, recent_attention, watch_attention
 from vllm_headaware.profile.questions import Question
 
 EPOCHS, BATCH = 4, 2
@@ -82,7 +82,7 @@ def answer_divergence(
         full = native_attention(query, key, value, scale, windows[layer])
         if windows[layer] is not None:
             return full
-        closed = _recent_attention(query, key, value, scale, sink, window)
+        closed = recent_attention(query, key, value, scale, sink, window)
         gate = gates[layer].repeat_interleave(query.shape[1] // key.shape[1])[:, None, None]
         return gate * full + (1 - gate) * closed
 
@@ -152,21 +152,3 @@ def _choices(
     for layer, (keys, values) in enumerate(cache):
         own.update(keys, values, layer)
     return model(rows[None], past_key_values=own).logits[0].float().log_softmax(-1)
-
-
-def _recent_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    scale: float,
-    sink: int,
-    window: int,
-) -> torch.Tensor:
-    """What sinks and window show to the last queries; only keys that one of them sees are read."""
-    num_queries, num_keys = query.shape[2], key.shape[2]
-    positions = torch.arange(num_keys, device=query.device)
-    rows = positions[num_keys - num_queries :, None]
-    near = max(num_keys - num_queries - window + 1, 0)
-    keys = torch.cat([positions[: min(sink, near)], positions[near:]])
-    visible = (keys <= rows) & ((keys < sink) | (keys > rows - window))
-    return full_attention(query, key[:, :, keys], value[:, :, keys], scale, visible)
