@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from testbench.one_side import run_side
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / ".cache" / "models" / "SmolLM2-135M-Instruct"
@@ -29,25 +29,11 @@ KV_GIB = "4"  # stock must hold 8 requests of 8k in float32
 
 
 def measure(model: str, policy: str | None, options: list[str], size: list[str]) -> dict[str, Any]:
-    """Run checks/probe.py on an engine of its own.
-
-    Raises:
-        RuntimeError: it failed; its own output says why.
-    """
-    command = [sys.executable, "-m", "checks.probe", "--model", model, "--json"]
-    command += ["--task", "short,ttft,decode", *size]
+    """Run checks/probe.py on an engine of its own; see run_side()."""
+    asked = ["--model", model, "--json", "--task", "short,ttft,decode", *size]
     if policy:
-        command += ["--kv-policy", policy, *(f"--policy-option={option}" for option in options)]
-    done = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": KV_GIB},
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"the probe of {policy or 'stock'} ended with status {done.returncode}")
-    return json.loads(done.stdout.splitlines()[-1])
+        asked += ["--kv-policy", policy, *(f"--policy-option={option}" for option in options)]
+    return run_side("checks.probe", asked, {"VLLM_CPU_KVCACHE_SPACE": KV_GIB})
 
 
 def compare(ours: dict[str, Any], stock: dict[str, Any]) -> dict[str, Any]:

@@ -15,14 +15,13 @@ import json
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from testbench.one_side import run_side
 from testbench.progress import say
 from testbench.server import DEMO
+from vllm_headaware.tasks.given import Given, make_given
 
 ANSWER = 192
 COPIED = 96
@@ -35,42 +34,22 @@ LIMITS = {"text": 0.01, "code": 0.01, "copies": 0.05}
 """Largest mean loss against stock."""
 
 
-@dataclass(frozen=True)
-class Given:
-    """A prompt and the answer that is forced after it, as token ids."""
-
-    kind: str
-    prompt: list[int]
-    answer: list[int]
-
-
 def make_prompts(tokenizer: Any) -> list[Given]:
     """All prompts, alike for every engine."""
-    from vllm_headaware.tasks.code import code_windows
-    from vllm_headaware.tasks.copies import make_copies
-    from vllm_headaware.tasks.needle import needle_samples
-    from vllm_headaware.tasks.samples import make_samples
-    from vllm_headaware.tasks.text import text_windows
-
-    given: list[Given] = []
-    split: dict[str, Any] = {"split": "evaluation", "count": COUNT}
-    for length in LENGTHS:
-        passages: dict[str, Callable[..., list[list[int]]]]
-        passages = {"text": text_windows, "code": code_windows}
-        for kind, windows in passages.items():
-            for ids in windows(tokenizer, tokens=length + ANSWER, **split):
-                given.append(Given(kind, ids[:length], ids[length:]))
-        for copy in make_copies(tokenizer, tokens=length, reply_tokens=COPIED, **split):
-            given.append(Given("copies", copy.prompt_token_ids, copy.reply_token_ids))
-        asked: dict[str, Any] = {**split, "tokens": length, "seed": SEED}
-        samples: dict[str, list[Any]] = {
-            "trails": [*make_samples(tokenizer, "variable_tracking", **asked)],
-            "needles": [*needle_samples(tokenizer, **asked)],
-        }
-        for kind, sample in ((name, one) for name in samples for one in samples[name]):
-            answer = tokenizer.encode(sample.reply, add_special_tokens=False)
-            given.append(Given(kind, sample.prompt_token_ids, answer))
-    return given
+    return [
+        one
+        for length in LENGTHS
+        for kind in make_given(
+            tokenizer,
+            split="evaluation",
+            count=COUNT,
+            tokens=length,
+            passage_tokens=ANSWER,
+            copied_tokens=COPIED,
+            seed=SEED,
+        )
+        for one in kind
+    ]
 
 
 def measure(model: Path, policy: str | None, options: dict[str, Any]) -> list[dict[str, Any]]:

@@ -44,16 +44,16 @@ class HeadAware:
         if scores is None:
             raise HeadAwareError("policy headaware needs a head profile")
         first, second = ("gate", "induction") if config.reading == 0 else ("answer", "answer")
-        by_gate, by_induction = rank_heads(scores[first]), rank_heads(scores[second])
+        by_first, by_second = rank_heads(scores[first]), rank_heads(scores[second])
         num_layers, num_kv_heads = shape
         total = num_layers * num_kv_heads
         num_retrieval = math.ceil(config.retrieval_share * total)
         num_induction = min(math.ceil(config.induction_share * total), total - num_retrieval)
 
         heads = [(y, h) for y in range(num_layers) for h in range(num_kv_heads)]
-        retrieval = sorted(heads, key=lambda at: by_gate[at[0]][at[1]])[:num_retrieval]
+        retrieval = sorted(heads, key=lambda at: by_first[at[0]][at[1]])[:num_retrieval]
         rest = [at for at in heads if at not in set(retrieval)]
-        induction = sorted(rest, key=lambda at: by_induction[at[0]][at[1]])[:num_induction]
+        induction = sorted(rest, key=lambda at: by_second[at[0]][at[1]])[:num_induction]
 
         classes = [[LOCAL] * num_kv_heads for _ in range(num_layers)]
         for y, h in retrieval:
@@ -70,7 +70,7 @@ class HeadAware:
             HeadPolicy(name, config.sink, window, dtype, prefill_window=config.reading)
             for name, (window, dtype) in windows.items()
         )
-        return policies, classes, by_gate
+        return policies, classes, by_first
 
 
 def rank_heads(scores: HeadScores) -> list[list[int]]:

@@ -18,7 +18,7 @@ import torch
 from transformers import DynamicCache
 
 from vllm_headaware.plan.geometry import layer_windows
-from vllm_headaware.profile.probe import native_attention, recent_attention, watch_attention
+from vllm_headaware.profile.probe import native_attention, sink_window_attention, watch_attention
 from vllm_headaware.profile.questions import Question
 
 EPOCHS, BATCH = 4, 2
@@ -82,7 +82,7 @@ def answer_divergence(
         full = native_attention(query, key, value, scale, windows[layer])
         if windows[layer] is not None:
             return full
-        closed = recent_attention(query, key, value, scale, sink, window)
+        closed = sink_window_attention(query, key, value, scale, sink, window)
         gate = gates[layer].repeat_interleave(query.shape[1] // key.shape[1])[:, None, None]
         return gate * full + (1 - gate) * closed
 
@@ -113,23 +113,21 @@ def train_gates(
     """
     full = torch.tensor([window is None for window in layer_windows(model.config)])
     gates = full[:, None].expand(-1, read[0].cache[0][0].shape[1]).float()
-    first, second, open_for = (torch.zeros_like(gates) for _ in range(3))
+    adam = torch.optim.Adam([gates], lr=STEP, betas=DECAYS)
+    open_for = torch.zeros_like(gates)
     lot, steps = random.Random(seed), 0
     for _ in range(EPOCHS):
         order = lot.sample(range(len(read)), len(read))
         while order:
             batch, order = order[:BATCH], order[BATCH:]
-            gradient = torch.full_like(gates, price)
+            gates.grad = torch.full_like(gates, price)
             for index in batch:
-                gradient += _gradient(model, read[index], gates, sink, window) / len(batch)
+                gates.grad += _gradient(model, read[index], gates, sink, window) / len(batch)
                 tick()
-            steps += 1
-            first = DECAYS[0] * first + (1 - DECAYS[0]) * gradient
-            second = DECAYS[1] * second + (1 - DECAYS[1]) * gradient**2
-            slope = first / (1 - DECAYS[0] ** steps)
-            size = (second / (1 - DECAYS[1] ** steps)).sqrt()
-            gates = (gates - STEP * slope / size).clamp(0, 1)
+            adam.step()
+            gates.clamp_(0, 1)
             open_for += gates
+            steps += 1
     return open_for / steps * full[:, None]
 
 

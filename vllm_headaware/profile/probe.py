@@ -93,35 +93,28 @@ def sink_window_attention(
 ) -> torch.Tensor:
     """Attention that sees the first `sink` and the last `window` tokens, the query's own included.
 
-    In pieces of so many queries; shapes as in Watcher, Q = K.
+    Only keys that some query of a piece sees are read. The queries are the last positions; shapes
+    as in Watcher, query and key lengths may differ.
     """
     pieces = []
+    positions = torch.arange(key.shape[2], device=query.device)
+    rows = positions[key.shape[2] - query.shape[2] :, None]
     for first in range(0, query.shape[2], PIECE):
-        last = first + PIECE
-        rows = query[:, :, first:last], key[:, :, :last], value[:, :, :last]
-        pieces.append(recent_attention(*rows, scale, sink, window))
+        queries = rows[first : first + PIECE]
+        start = key.shape[2] - query.shape[2] + first
+        near = max(start - window + 1, 0)
+        keys = torch.cat([positions[: min(sink, near)], positions[near : start + len(queries)]])
+        visible = (keys <= queries) & ((keys < sink) | (keys > queries - window))
+        pieces.append(
+            full_attention(
+                query[:, :, first : first + len(queries)],
+                key[:, :, keys],
+                value[:, :, keys],
+                scale,
+                visible,
+            )
+        )
     return torch.cat(pieces, dim=2)
-
-
-def recent_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    scale: float,
-    sink: int,
-    window: int,
-) -> torch.Tensor:
-    """What sinks and window show to the last queries; only keys that one of them sees are read.
-
-    Shapes as in Watcher; query and key lengths may differ.
-    """
-    num_queries, num_keys = query.shape[2], key.shape[2]
-    positions = torch.arange(num_keys, device=query.device)
-    rows = positions[num_keys - num_queries :, None]
-    near = max(num_keys - num_queries - window + 1, 0)
-    keys = torch.cat([positions[: min(sink, near)], positions[near:]])
-    visible = (keys <= rows) & ((keys < sink) | (keys > rows - window))
-    return full_attention(query, key[:, :, keys], value[:, :, keys], scale, visible)
 
 
 def native_attention(

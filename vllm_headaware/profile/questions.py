@@ -15,11 +15,9 @@ from typing import Any
 
 import torch
 
-from vllm_headaware.tasks.code import code_windows
-from vllm_headaware.tasks.copies import make_copies
+from vllm_headaware.tasks.given import make_given
 from vllm_headaware.tasks.needle import NeedleSample, needle_samples
 from vllm_headaware.tasks.samples import make_samples
-from vllm_headaware.tasks.text import text_windows
 
 CHAIN_EVERY = 3
 """One question of so many is a chain."""
@@ -86,32 +84,30 @@ def make_questions(
 
 
 def make_answers(tokenizer: Any, *, each: int, lengths: Sequence[int], seed: int) -> list[Question]:
-    """Prompts of five kinds: text and code that go on, passages to copy, needles and chains.
+    """Prompts of five kinds, see make_given().
 
     Args:
         each: prompts of each kind and length; whole rounds follow each other.
         lengths: in tokens.
     """
-    asked: dict[str, Any] = {"split": "calibration", "count": each}
-    columns: list[list[Question]] = []
-    for length in lengths:
-        whole = length + PASSAGE_TOKENS
-        copies = make_copies(tokenizer, tokens=length, reply_tokens=PASSAGE_TOKENS, **asked)
-        for passages in (
-            text_windows(tokenizer, tokens=whole, **asked),
-            code_windows(tokenizer, tokens=whole, **asked),
-            [[*copy.prompt_token_ids, *copy.reply_token_ids] for copy in copies],
-        ):
-            columns.append(
-                [Question(torch.tensor(ids), PASSAGE_TOKENS, (), False, 1.0) for ids in passages]
-            )
-        words: dict[str, Any] = {**asked, "tokens": length, "seed": seed}
-        for samples in (
-            needle_samples(tokenizer, **words),
-            make_samples(tokenizer, "variable_tracking", **words),
-        ):
-            columns.append([_question(tokenizer, one, "", False, 1.0) for one in samples])
-    return [question for row in zip(*columns, strict=True) for question in row]
+    columns = [
+        column
+        for length in lengths
+        for column in make_given(
+            tokenizer,
+            split="calibration",
+            count=each,
+            tokens=length,
+            passage_tokens=PASSAGE_TOKENS,
+            copied_tokens=PASSAGE_TOKENS,
+            seed=seed,
+        )
+    ]
+    return [
+        Question(torch.tensor([*one.prompt, *one.answer]), len(one.answer), (), False, 1.0)
+        for row in zip(*columns, strict=True)
+        for one in row
+    ]
 
 
 def _question(tokenizer: Any, sample: Any, needle: str, is_far: bool, weight: float) -> Question:

@@ -22,7 +22,8 @@ MEANING = {
     "answer": "how long answers kept the head's history, once the prompt was read in full, as heads"
     " were closed: this ranks heads",
     "copy": "how often the head points at the token that is being copied",
-    "induction": "attention to what followed the same token before: this picks the wide windows",
+    "induction": "attention to what followed the same token before: this picks the wide windows"
+    " there",
 }
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto;
