@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from vllm_headaware.plan import Plan
 TIE = 0.02
 """A token is as likely as another when its log probability lags by less. float32 sums depend on the
 batch, and a key or value half way between two steps of int8 is then rounded the other way."""
-DISTURBED = 8
+DISTURBED = 24
 """How often the reference is asked again, disturbed, before it calls a token wrong."""
 POLL_SECONDS = 0.25
 
@@ -86,7 +86,7 @@ def judge(
     count: int,
     lags: Lags,
 ) -> dict[str, Any]:
-    """How many tokens of some answers were checked, and how many were wrong.
+    """How many tokens of some answers were checked, and which were wrong.
 
     Args:
         load: prompts, and how many tokens were asked for after each.
@@ -99,7 +99,7 @@ def judge(
     ]
     by_level = sorted(known, reverse=True)
     sample = by_level[:: max(len(by_level) // count, 1)][:count]
-    checked, worst, wrong = 0, 0.0, 0
+    checked, worst, wrong = 0, 0.0, []
     for level, changes, number in sample:
         answer, prompt = answers[number], load[number][0]
         passes = watcher.passes_of(answer.request_id)
@@ -118,19 +118,25 @@ def judge(
                 again = lags(context, tokens, own, True)
                 best = [min(pair) for pair in zip(best, again, strict=True)]
             seen += len(tokens)
-            wrong += sum(lag >= TIE for lag in best)
+            wrong += [
+                {"request": number, "at": len(context) + i, "lag": lag, "pass": asdict(own)}
+                for i, lag in enumerate(best)
+                if lag >= TIE
+            ]
             worst = max(worst, *best)
         checked += seen
         say(
             f"request {number}, level {level}, {changes} changes of windows: {seen} of"
-            f" {len(answer.tokens)} tokens checked, {wrong} wrong so far, largest lag {worst:.4f}"
+            f" {len(answer.tokens)} tokens checked, {len(wrong)} wrong so far, largest lag"
+            f" {worst:.4f}"
         )
     return {
         "requests_checked": len(sample),
         "levels_checked": sorted({level for level, _, _ in sample}),
         "changes_checked": sum(changes for _, changes, _ in sample),
         "tokens_checked": checked,
-        "wrong": wrong,
+        "wrong": len(wrong),
+        "wrong_tokens": wrong,
         "largest_lag": worst,
     }
 

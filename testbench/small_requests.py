@@ -17,6 +17,13 @@ POLICY: dict[str, Any] = {
     "kv_local_dtype": "float32",
 }
 """Unquantised, so that tokens can be compared with stock vLLM and Hugging Face exactly."""
+DRAFTS: dict[str, Any] = {
+    "method": "ngram",
+    "num_speculative_tokens": 5,
+    "prompt_lookup_min": 1,
+    "prompt_lookup_max": 3,
+}
+"""Speculative decoding, for vLLM's speculative_config."""
 LENGTHS = (1, 7, 31, 32, 33, 59, 60, 61, 97, 128, 161, 200, 255, 310, 333, 401, 450)
 
 

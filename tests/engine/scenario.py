@@ -38,6 +38,8 @@ class StepWatcher:
         self.take_census = take_census
         self.managers = scheduler.kv_cache_manager.coordinator.single_type_managers
         self.processed: dict[str, int] = {}
+        self.drafts = scheduler.num_spec_tokens
+        self.slots: dict[tuple[str, int], int] = {}
         self.steps_checked = self.max_running = self.own_short = 0
         self.faults: list[str] = []
         first = self.managers[0]
@@ -61,11 +63,12 @@ class StepWatcher:
             if self.windows.setdefault(name, windows) != windows and not self.budgets.squeezes:
                 self.faults.append(f"the windows of {name} changed to {windows}")
             processed = self.processed[request.request_id]
-            expected = self.plan.blocks(
-                request.num_computed_tokens,
-                processed,
-                budget.regimes.at(processed),
-            )
+            # Slots of drafts that were rejected wait for the tokens that come instead.
+            computed, own_windows = request.num_computed_tokens, budget.regimes.at(processed)
+            expected = [
+                self.plan.blocks(slots, processed, own_windows)
+                for slots in {computed, computed + self.drafts}
+            ]
             if request.num_computed_tokens >= request.num_prompt_tokens:
                 own = [m.req_to_blocks[request.request_id] for m in self.managers]
                 held = sum(not block.is_null for blocks in own for block in blocks)
@@ -80,10 +83,10 @@ class StepWatcher:
                 if alone > real:
                     self.faults.append(f"{name} is said to hold {alone} alone, but holds {real}")
                 self.own_short = max(self.own_short, real - alone)
-                if held != expected[head_class.name]:
+                planned = [blocks[head_class.name] for blocks in expected]
+                if held not in planned:
                     self.faults.append(
-                        f"{head_class.name} holds {held}, planned {expected[head_class.name]} at"
-                        f" {request.num_computed_tokens} tokens"
+                        f"{head_class.name} holds {held}, planned {planned} at {computed} tokens"
                     )
             self.steps_checked += 1
         census = self.take_census(self.scheduler, self.plan)
@@ -133,7 +136,7 @@ def main() -> None:
     tokens: dict[str, list[int]] = {}
     cached: dict[str, int] = {}
     logprobs: dict[str, list[dict[int, float]]] = {}
-    preemptions = 0
+    preemptions, steps_of_rounds = 0, []
     count = options.get("max_tokens", 12)
     for number, prompts in enumerate(options["rounds"]):
         for index, prompt in enumerate(prompts):
@@ -160,12 +163,14 @@ def main() -> None:
                 ]
             if watcher:
                 watcher.check()
+        steps_of_rounds.append(steps)
     config = scheduler.kv_cache_config
     values = {
         "tokens": tokens,
         "cached": cached,
         "logprobs": logprobs,
         "preemptions": preemptions,
+        "steps": steps_of_rounds,
         "num_blocks": config.num_blocks,
         "block_bytes": engine.block_bytes,
         "block_sizes": [group.kv_cache_spec.block_size for group in config.kv_cache_groups],

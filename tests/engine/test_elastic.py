@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from testbench.small_requests import POLICY, make_prompts
+from testbench.small_requests import DRAFTS, POLICY, make_prompts
 from tests.engine.scenario import run_scenario
 from tests.engine.test_budgets import WIDE, expect_reference
 from vllm_headaware.plan import Plan
@@ -127,15 +127,21 @@ def crowd(model: Path, long_prompts: list[list[int]]) -> Any:
     return prompts, engine, needs
 
 
-@pytest.mark.parametrize("short", ["surplus", "floor"])
-def test_running_requests_are_squeezed(model: Path, crowd: Any, short: str) -> None:
+@pytest.mark.parametrize(
+    ("short", "with_"),
+    [("surplus", {}), ("floor", {}), ("surplus", {"speculative_config": DRAFTS})],
+    ids=["surplus", "floor", "drafts"],
+)
+def test_running_requests_are_squeezed(
+    model: Path, crowd: Any, short: str, with_: dict[str, Any]
+) -> None:
     """First of what they hold beyond their windows, then down to the floor."""
     prompts, engine, (most, planned, least) = crowd
     blocks = (most + planned) // 2 if short == "surplus" else (planned + least) // 2 + 12
     report = run_scenario(
         model,
         rounds=[prompts, prompts[:2]],
-        engine={**engine, "num_gpu_blocks_override": blocks},
+        engine={**engine, **with_, "num_gpu_blocks_override": blocks},
         max_tokens=100,
     )
     assert (report["faults"], report["held_at_end"], report["preemptions"]) == ([], 0, 0)

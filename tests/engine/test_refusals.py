@@ -50,7 +50,11 @@ CHANGES = {
     "pooling models": ("model_config.runner_type", "pooling"),
     "hybrid state-space or attention-free models": ("model_config.is_hybrid", True),
     "--kv-cache-dtype": ("cache_config.cache_dtype", "fp8"),
-    "--speculative-config (n-gram drafts included)": ("speculative_config", object()),
+    "drafts by a model (--speculative-config with other methods than ngram)": (
+        "speculative_config",
+        SimpleNamespace(method="eagle"),
+    ),
+    "h2o with --speculative-config": ("speculative_config", SimpleNamespace(method="ngram")),
     "--kv-transfer-config": ("kv_transfer_config", object()),
     "--kv-offloading-size": ("cache_config.kv_offloading_size", 1.0),
     "--disable-hybrid-kv-cache-manager": (

@@ -51,9 +51,27 @@ def test_weights_and_geometry_matter(folder: Path) -> None:
 
 def test_reads_little_of_large_files(folder: Path) -> None:
     with (folder / "c.safetensors").open("wb") as file:
-        file.write((2).to_bytes(8, "little") + b"{}")
-        file.truncate(200 * 2**30)  # sparse: takes no room, but nobody could read it in time
+        header = json.dumps({"w": {"data_offsets": [0, 200 * 2**30]}}).encode()
+        file.write(len(header).to_bytes(8, "little") + header)
+        # Sparse: takes no room, but nobody could read it in time.
+        file.truncate(8 + len(header) + 200 * 2**30)
     assert model_hash(folder) == model_hash(folder)
+
+
+@pytest.mark.parametrize("damage", ["short", "long", "header", "empty", "text"])
+def test_refuses_files_that_are_not_whole(folder: Path, damage: str) -> None:
+    path = folder / "b.safetensors"
+    data = path.read_bytes()
+    spoilt = {
+        "short": data[:-1],
+        "long": data + b"0",
+        "header": data[:9] + b"?" + data[10:],
+        "empty": b"",
+        "text": b"version https://git-lfs.github.com/spec/v1\n",
+    }
+    path.write_bytes(spoilt[damage])
+    with pytest.raises(HeadAwareError, match=r"b\.safetensors is truncated or no safetensors file"):
+        model_hash(folder)
 
 
 def test_refuses_folders_without_model(folder: Path, tmp_path: Path) -> None:

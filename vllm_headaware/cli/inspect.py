@@ -31,6 +31,14 @@ scores:
   induction  attention to what followed the same token before; picks the wide-window heads there
 """
 
+FOREIGN = {
+    "imported_from": "gates of DuoAttention: trained on needles with prompts read under windows, and"
+    " most of them near 1, so that only their order says something; all scores are the same",
+    "through_engine": "measured through vLLM: how far the head alone moves an answer's rows when it"
+    " loses its history, not what answers lose; gate and answer are the same, copy is not measured",
+}
+"""What rankings mean that `vllm-headaware profile` did not train, by a key of their method."""
+
 # Dark to light in steps that stay apart for colour-blind readers (viridis, xterm colours).
 SHADES = (17, 18, 24, 30, 36, 35, 71, 107, 149, 227)
 
@@ -137,6 +145,9 @@ def show(profile: HeadProfile, score: str, deciles: list[list[int]]) -> None:
         f"split-half agreement {halves.get(score, float('nan')):.2f}; measured against sink"
         f" {profile.method.get('sink')} + window {profile.method.get('window')}"
     )
+    for sign, meaning in FOREIGN.items():
+        if sign in profile.method:
+            console.print(meaning)
     if found := profile.ablation:
         console.print(
             f"{found['share']:.0%} of the heads must keep everything for answers to lose at most"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ examples:
   vllm-headaware profile ./model
   vllm-headaware profile ./model -o profile.json --samples 40 --lengths 800,1600 --seed 7
   vllm-headaware profile ./model --html report.html
+  vllm-headaware profile ./model-awq --through-engine          # quantised weights: no gradients
+  vllm-headaware profile ./model --through-engine --engine-args '{"tensor_parallel_size": 4}'
   vllm-headaware profile ./model --from-duo attn_patterns/MODEL/lr=...   # gates that were trained
 """
 
@@ -66,6 +69,20 @@ def add_parser(subparsers: Any) -> None:
         default=None,
         metavar="DIR",
         help="measure nothing: take the gates of a DuoAttention pattern",
+    )
+    parser.add_argument(
+        "--through-engine",
+        action="store_true",
+        help="measure with forward passes in vLLM, for models too large to differentiate and for"
+        " quantised weights: what an answer's rows lose of a head's output when it sees only sinks"
+        " and window",
+    )
+    parser.add_argument(
+        "--engine-args",
+        type=json.loads,
+        default=None,
+        metavar="JSON",
+        help="of --through-engine: arguments of vllm.LLM",
     )
     parser.add_argument(
         "--html", type=Path, default=None, metavar="FILE", help="also write a report"
@@ -132,6 +149,10 @@ def measured(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
     samples = DEFAULT_SAMPLES if args.samples is None else args.samples
     if samples < 2:
         raise HeadAwareError(f"--samples must be at least 2 to measure agreement, got {samples}")
+    if args.through_engine:
+        return through_engine(args, model_dir, samples, lengths)
+    if args.engine_args is not None:
+        raise HeadAwareError("--engine-args is for --through-engine only")
     return profile_model(
         model_dir,
         sink=args.sink,
@@ -141,6 +162,27 @@ def measured(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
         seed=args.seed,
         bound=DEFAULT_BOUND if args.bound is None else args.bound,
         device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+
+
+def through_engine(
+    args: argparse.Namespace, model_dir: Path, samples: int, lengths: Sequence[int]
+) -> HeadProfile:
+    """A new profile by forward passes in vLLM; see run()."""
+    from vllm_headaware.vllm_compat.profiling.run import profile_through_engine
+
+    if args.bound is not None or args.device:
+        raise HeadAwareError("--through-engine knows no --bound, and its device is vLLM's")
+    if not isinstance(args.engine_args, dict | None):
+        raise HeadAwareError("--engine-args must be a JSON object")
+    return profile_through_engine(
+        model_dir,
+        sink=args.sink,
+        window=args.window,
+        samples=samples,
+        lengths=lengths,
+        seed=args.seed,
+        engine_args=args.engine_args,
     )
 
 
@@ -160,6 +202,12 @@ def in_words(profile: HeadProfile) -> str:
     shape = f"{profile.model.num_layers} layers x {profile.model.num_kv_heads} KV heads"
     if "imported_from" in profile.method:
         return f"{shape} with gates of {profile.method['imported_from']}"
+    if "through_engine" in profile.method:
+        agreement = profile.agreement["split_half_spearman"]["answer"]
+        return (
+            f"{shape} through vLLM in {profile.provenance['seconds']} s; split-half agreement of"
+            f" the ranking {agreement:.2f} (below 0.8: use more --samples)"
+        )
     halves, found = profile.agreement["split_half_spearman"], profile.ablation
     return (
         f"{shape} in {profile.provenance['seconds']} s; split-half agreement of the rankings"

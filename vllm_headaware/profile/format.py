@@ -121,7 +121,7 @@ class HeadProfile:
             raise HeadAwareError(f"cannot read head profile {path}: {error}") from error
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise HeadAwareError(
                 f"head profile {path} is truncated or not JSON ({error}); {REDO}"
             ) from error

@@ -11,6 +11,7 @@ from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.profile.format import HeadProfile
 from vllm_headaware.profile.model_hash import model_hash
+from vllm_headaware.profile.parents import find_parent, quantised_by, require_parent
 
 FILE_NAME = "headaware_profile.json"
 SHIPPED = Path(__file__).with_name("shipped")
@@ -30,6 +31,7 @@ def find_profile(
         where: a file, or "auto": next to the model, then the user's cache, then those that come
             with the package, else measure now (with a progress bar, on the CPU: a GPU is the
             engine's) and keep it in the first of the first two places that can be written.
+            A model with quantised weights is served by its parent's (profile/parents.py).
         sink, window: what will be served, in tokens. A profile that has to be measured is measured
             with them; one that was measured with others is used, and stderr says so.
 
@@ -46,9 +48,25 @@ def find_profile(
             )
         if path.exists():
             profile = HeadProfile.load(path)
-            profile.require_model(digest, path=path)
+            if where == "auto":
+                profile.require_model(digest, path=path)
+            else:
+                require_parent(profile, path, Path(model_dir), digest)
             _say_if_measured_otherwise(profile, path, sink, window)
             return profile
+
+    folder = Path(model_dir)
+    if method := quantised_by(folder):
+        cached = places[1].parent.glob("*.json")
+        parent = find_parent(folder, [*sorted(cached), *sorted(SHIPPED.glob("*.json"))])
+        if parent is not None:
+            return parent
+        raise HeadAwareError(
+            f"the weights of {model_dir} are quantised ({method}), and no profile of the model it"
+            " was made from is known here; measure that with `vllm-headaware profile PARENT -o"
+            f" FILE` and add --kv-head-profile FILE, or `vllm-headaware profile {model_dir}"
+            " --through-engine`"
+        )
 
     from vllm_headaware.profile.run import profile_model
 

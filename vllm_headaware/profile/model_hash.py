@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import BinaryIO
 
 from vllm_headaware.errors import HeadAwareError
 
 SAMPLES, SAMPLE_BYTES = 16, 4096
+MOST_HEADER_BYTES = 100_000_000
+"""That a safetensors file may have, by its specification."""
 GEOMETRY_KEYS = (
     "architectures",
     "hidden_size",
@@ -29,7 +32,7 @@ def model_hash(model_dir: str | Path) -> str:
     bytes and one header per file.
 
     Raises:
-        HeadAwareError: no config.json or no *.safetensors in the folder.
+        HeadAwareError: no config.json, or no whole *.safetensors in the folder.
     """
     folder = Path(model_dir)
     digest = hashlib.sha256()
@@ -48,13 +51,34 @@ def model_hash(model_dir: str | Path) -> str:
     for path in files:
         size = path.stat().st_size
         with path.open("rb") as file:
-            header_size = int.from_bytes(file.read(8), "little")
+            header = _header(file, size, path)
             digest.update(size.to_bytes(8, "little"))
-            digest.update(file.read(min(header_size, size)))
+            digest.update(header)
             for index in range(SAMPLES):
                 file.seek(index * max(size - SAMPLE_BYTES, 0) // (SAMPLES - 1))
                 digest.update(file.read(SAMPLE_BYTES))
     return "sha256:" + digest.hexdigest()
+
+
+def _header(file: BinaryIO, size: int, path: Path) -> bytes:
+    """The header of a safetensors file, which must describe a file of this size.
+
+    Raises:
+        HeadAwareError: the file is truncated or is no safetensors file.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    header = file.read(length) if length <= min(size - 8, MOST_HEADER_BYTES) else b""
+    try:
+        tensors = json.loads(header)
+        ends = [part["data_offsets"][1] for name, part in tensors.items() if name != "__metadata__"]
+        whole = 8 + length + max(ends, default=0) == size
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise HeadAwareError(
+            f"{path} is truncated or no safetensors file ({size:,} bytes); download the model again"
+        )
+    return header
 
 
 def resolve_model_dir(model: str | Path) -> Path:

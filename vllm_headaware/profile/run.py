@@ -7,15 +7,12 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from tqdm import tqdm
 
-from vllm_headaware import __version__
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.plan.geometry import layer_windows
@@ -23,10 +20,10 @@ from vllm_headaware.profile.ablation import SHARES, ablate
 from vllm_headaware.profile.agreement import spearman, split_half
 from vllm_headaware.profile.answers import EPOCHS, read_prompt, train_gates
 from vllm_headaware.profile.copying import CopyWatch
-from vllm_headaware.profile.format import HeadProfile, ProfiledModel
+from vllm_headaware.profile.described import describe_model, provenance, rounded
+from vllm_headaware.profile.format import HeadProfile
 from vllm_headaware.profile.gate import gate_gradients, gate_scores, gate_shares
 from vllm_headaware.profile.induction import induction_scores
-from vllm_headaware.profile.model_hash import model_hash
 from vllm_headaware.profile.questions import (
     PASSAGE_TOKENS,
     Question,
@@ -85,8 +82,8 @@ def profile_model(
         raise HeadAwareError(f"the ablation's bound must be above 0, in nats, got {bound}")
     started = time.monotonic()
     folder = Path(model_dir)
-    digest = model_hash(folder)
     model, tokenizer = load_model(folder, device)
+    described = describe_model(folder, model.config.get_text_config())
     _require_plain_attention(model.config.get_text_config(), max(lengths))
     questions = make_questions(
         tokenizer, samples=samples, lengths=lengths, seed=seed, sink=sink, window=window
@@ -94,7 +91,7 @@ def profile_model(
     answers = make_answers(
         tokenizer,
         each=max(samples // ANSWER_EVERY, 2),
-        lengths=_answer_lengths(model.config.get_text_config(), max(lengths)),
+        lengths=answer_lengths(model.config.get_text_config(), max(lengths)),
         seed=seed,
     )
     weights = [question.weight for question in questions]
@@ -137,16 +134,8 @@ def profile_model(
     # Layers with a window of their own score 0 in every sample: that is no agreement.
     scored = [layer for layer, window in enumerate(layer_windows(config)) if window is None]
     return HeadProfile(
-        model=ProfiledModel(
-            name=folder.resolve().name,
-            hash=digest,
-            num_layers=scores["gate"].shape[0],
-            num_kv_heads=scores["gate"].shape[1],
-            num_query_heads=config.num_attention_heads,
-            head_size=getattr(config, "head_dim", None)
-            or config.hidden_size // config.num_attention_heads,
-        ),
-        scores={name: _rounded(values) for name, values in scores.items()},
+        model=described,
+        scores={name: rounded(values) for name, values in scores.items()},
         method={
             "sink": sink,
             "window": window,
@@ -168,14 +157,7 @@ def profile_model(
             },
         },
         ablation=ablation,
-        provenance={
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - started, 1),
-            "device": device,
-            "vllm_headaware": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        provenance=provenance(folder, started, device),
     )
 
 
@@ -227,7 +209,7 @@ def _train_halves(
     return torch.stack(gates)
 
 
-def _answer_lengths(config: Any, longest: int) -> tuple[int, ...]:
+def answer_lengths(config: Any, longest: int) -> tuple[int, ...]:
     """Of prompts that are read but not differentiated: longer ones can be afforded."""
     limit = getattr(config, "max_position_embeddings", None) or 2 * longest + PASSAGE_TOKENS
     return longest, min(2 * longest, limit - PASSAGE_TOKENS)
@@ -269,7 +251,3 @@ def _require_plain_attention(config: Any, length: int) -> None:
             f"prompts of {length} tokens do not fit in the model's {limit} positions; use shorter"
             " --lengths"
         )
-
-
-def _rounded(scores: torch.Tensor) -> list[list[float]]:
-    return [[float(f"{score:.6g}") for score in row] for row in scores.tolist()]

@@ -67,9 +67,9 @@ CONFLICTS = (
         lambda c, _: c.cache_config.cache_dtype != "auto",
     ),
     Conflict(
-        "--speculative-config (n-gram drafts included)",
-        "remove the flag",
-        lambda c, _: c.speculative_config is not None,
+        "drafts by a model (--speculative-config with other methods than ngram)",
+        "its layers would need blocks of their own; use n-gram drafts",
+        lambda c, _: c.speculative_config is not None and c.speculative_config.method != "ngram",
     ),
     Conflict(
         "--kv-transfer-config",
@@ -108,6 +108,11 @@ CONFLICTS = (
         "h2o with --tensor-parallel-size above 1",
         "scores are those of one rank; use --kv-policy headaware",
         lambda c, config: config.policy == "h2o" and c.parallel_config.tensor_parallel_size > 1,
+    ),
+    Conflict(
+        "h2o with --speculative-config",
+        "drafts that are rejected would count for its scores; use --kv-policy headaware",
+        lambda c, config: config.policy == "h2o" and c.speculative_config is not None,
     ),
     Conflict(
         "h2o on GPUs",
@@ -155,6 +160,16 @@ SUPPORTED = (
         "layers with a sliding window of their own, capped logits, sink logits",
         "part of the model (Gemma 2 and 3, gpt-oss, Cohere2, Olmo3, Exaone-4)",
         "test_families.py::test_every_family_is_served_or_refused",
+    ),
+    Supported(
+        "speculative decoding with n-gram drafts",
+        '--speculative-config \'{"method": "ngram", ...}\'; windows follow accepted tokens',
+        "test_speculation.py::test_drafts_change_no_token",
+    ),
+    Supported(
+        "quantised weights",
+        "part of the checkpoint; served by the profile of the model it was made from",
+        "test_quantised.py::test_quantised_weights",
     ),
     Supported("LoRA adapters", "--enable-lora", "test_together.py::test_lora"),
     Supported("several answers (n > 1)", "per request", "test_together.py::test_siblings"),

@@ -11,10 +11,13 @@ from vllm_headaware.config import FIELDS, PARSERS, KVPolicyConfig, make_config
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.kernels.formats import FORMATS
 from vllm_headaware.policies import POLICIES
+from vllm_headaware.vllm_compat.front_end.checkpoint import refuse_broken_config
 from vllm_headaware.vllm_compat.wrap import wrap
 
 PREFIX = "kv_"
 ARGUMENTS = (*FIELDS, "policy_config")
+MOST_SAID = 600
+"""Characters of vLLM's own words."""
 
 
 def install() -> None:
@@ -140,14 +143,30 @@ def _create_engine_config(original: Any, self: Any, *args: Any, **kwargs: Any) -
     try:
         given = dict(self._kv_policy_given)
         config = make_config(given, given.pop("policy_config"))
-        vllm_config = original(self, *args, **kwargs)
-        if config.active:
-            from vllm_headaware.vllm_compat.front_end.activate import activate
+        if not config.active:
+            return original(self, *args, **kwargs)
+        refuse_broken_config(self.model)
+        vllm_config = _vllms_own(original, self, *args, **kwargs)
+        from vllm_headaware.vllm_compat.front_end.activate import activate
 
-            activate(vllm_config, config)
+        activate(vllm_config, config)
         return vllm_config
     except HeadAwareError as error:
         if not self._kv_policy_from_cli:
             raise
         print(f"vllm: error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
+
+
+def _vllms_own(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    """vLLM's config; what it refuses on the command line is a sentence too, for whatever reason."""
+    try:
+        return original(self, *args, **kwargs)
+    except Exception as error:
+        if not self._kv_policy_from_cli:
+            raise
+        detail = " ".join(str(error).split())[:MOST_SAID]
+        raise HeadAwareError(
+            f"vLLM cannot serve {self.model}: {detail or type(error).__name__}; --kv-policy full"
+            " shows where that happens"
+        ) from error
