@@ -32,7 +32,7 @@ scores:
 """
 
 FOREIGN = {
-    "imported_from": "gates of DuoAttention: trained on needles with prompts read under windows, and"
+    "imported_from": "gates of DuoAttention: trained on needles, prompts read under windows too,"
     " most of them near 1, so that only their order says something; all scores are the same",
     "through_engine": "measured through vLLM: how far the head alone moves an answer's rows when it"
     " loses its history, not what answers lose; gate and answer are the same, copy is not measured",
