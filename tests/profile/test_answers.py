@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -36,15 +38,16 @@ def choices(model, ids: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
-def test_gates_close_in_the_answer_and_nowhere_else(family: str) -> None:
+def test_gates_close_in_the_answer_and_nowhere_else(family: str, tmp_path: Path) -> None:
     model, ids = make_model(family), make_ids()
-    read = read_prompt(model, make_question(ids, ANSWER))
+    read = read_prompt(model, make_question(ids, ANSWER), tmp_path / "read")
+    target = read.load()[1]
     gates = torch.rand(3, 2, generator=torch.Generator().manual_seed(1))
     open_all = choices(model, ids, torch.ones(3, 2))
-    torch.testing.assert_close(read.target, open_all, check_dtype=False)
+    torch.testing.assert_close(target, open_all, check_dtype=False)
     expected = torch.nn.functional.kl_div(
         choices(model, ids, gates).float(),
-        read.target.float(),
+        target.float(),
         reduction="batchmean",
         log_target=True,
     )
@@ -55,20 +58,20 @@ def test_gates_close_in_the_answer_and_nowhere_else(family: str) -> None:
     assert answer_divergence(model, read, torch.ones(3, 2), SINK, WINDOW) < 1e-9
 
 
-def test_layers_with_a_window_of_their_own_have_no_gate() -> None:
+def test_layers_with_a_window_of_their_own_have_no_gate(tmp_path: Path) -> None:
     model, ids = make_model("gemma3"), make_ids()
-    read = [read_prompt(model, make_question(ids, ANSWER))]
-    closed = torch.tensor([[0.0], [1.0], [0.0]]).expand(-1, read[0].cache[0][0].shape[1])
+    read = [read_prompt(model, make_question(ids, ANSWER), tmp_path / "read")]
+    closed = torch.tensor([[0.0], [1.0], [0.0]]).expand(-1, 2)
     assert answer_divergence(model, read[0], closed, SINK, WINDOW) < 1e-9
     scores = train_gates(model, read, sink=SINK, window=WINDOW, price=0.1)
     assert scores[[0, 2]].max() == 0
     assert scores[1].max() > 0
 
 
-def test_heads_that_answers_miss_stay_open_and_the_others_close() -> None:
+def test_heads_that_answers_miss_stay_open_and_the_others_close(tmp_path: Path) -> None:
     """All heads but one are closed alone, to see which one the choices miss most."""
     model, ids = make_model("llama"), make_ids()
-    read = read_prompt(model, make_question(ids, ANSWER))
+    read = read_prompt(model, make_question(ids, ANSWER), tmp_path / "read")
     missed = torch.empty(6)
     for head in range(6):
         gates = torch.ones(6)

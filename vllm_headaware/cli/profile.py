@@ -28,6 +28,7 @@ EPILOG = """\
 examples:
   vllm-headaware profile ./model
   vllm-headaware profile ./model -o profile.json --samples 40 --lengths 800,1600 --seed 7
+  vllm-headaware profile ./model --dry-run                     # memory and time, beforehand
   vllm-headaware profile ./model --html report.html
   vllm-headaware profile ./model-awq --through-engine          # quantised weights: no gradients
   vllm-headaware profile ./model --through-engine --engine-args '{"tensor_parallel_size": 4}'
@@ -100,6 +101,17 @@ def add_parser(subparsers: Any) -> None:
         metavar="NAME",
         help="what computes: cpu, cuda, cuda:1, ... (a GPU where torch finds one, else cpu)",
     )
+    parser.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default=None,
+        help="of weights and activations: bfloat16 takes half the memory (float32)",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="measure nothing: say how much memory and how long it would take",
+    )
     parser.add_argument("--json", action="store_true", help="print a summary as one JSON object")
 
 
@@ -113,6 +125,8 @@ def run(args: argparse.Namespace) -> int:
     from vllm_headaware.profile.model_hash import resolve_model_dir
 
     model_dir = resolve_model_dir(args.model)
+    if args.dry_run:
+        return dry_run(args, model_dir)
     profile = imported(args, model_dir) if args.from_duo else measured(args, model_dir)
     places = [args.output] if args.output else profile_places(model_dir, profile.model.hash)
     path = keep_profile(profile, places)
@@ -132,20 +146,10 @@ def run(args: argparse.Namespace) -> int:
 
 def measured(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
     """A new profile; see run()."""
-    import torch
+    from vllm_headaware.profile.heap import give_back_large_blocks
+    from vllm_headaware.profile.run import DEFAULT_BOUND, DEFAULT_SAMPLES, profile_model
 
-    from vllm_headaware.cli.plan import parse_lengths
-    from vllm_headaware.profile.run import (
-        DEFAULT_BOUND,
-        DEFAULT_LENGTHS,
-        DEFAULT_SAMPLES,
-        profile_model,
-    )
-
-    try:
-        lengths = parse_lengths(args.lengths) if args.lengths else DEFAULT_LENGTHS
-    except argparse.ArgumentTypeError as error:
-        raise HeadAwareError(f"--lengths: {error}") from error
+    lengths = lengths_of(args)
     samples = DEFAULT_SAMPLES if args.samples is None else args.samples
     if samples < 2:
         raise HeadAwareError(f"--samples must be at least 2 to measure agreement, got {samples}")
@@ -153,6 +157,7 @@ def measured(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
         return through_engine(args, model_dir, samples, lengths)
     if args.engine_args is not None:
         raise HeadAwareError("--engine-args is for --through-engine only")
+    give_back_large_blocks()
     return profile_model(
         model_dir,
         sink=args.sink,
@@ -161,8 +166,41 @@ def measured(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
         lengths=lengths,
         seed=args.seed,
         bound=DEFAULT_BOUND if args.bound is None else args.bound,
-        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=device_of(args),
+        dtype=args.dtype or "float32",
     )
+
+
+def device_of(args: argparse.Namespace) -> str:
+    """What computes."""
+    import torch
+
+    return args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def lengths_of(args: argparse.Namespace) -> Sequence[int]:
+    """Of the questions."""
+    from vllm_headaware.cli.plan import parse_lengths
+    from vllm_headaware.profile.run import DEFAULT_LENGTHS
+
+    try:
+        return parse_lengths(args.lengths) if args.lengths else DEFAULT_LENGTHS
+    except argparse.ArgumentTypeError as error:
+        raise HeadAwareError(f"--lengths: {error}") from error
+
+
+def dry_run(args: argparse.Namespace, model_dir: Path) -> int:
+    """Say what measuring takes; see cli/profile_estimate.py."""
+    from vllm_headaware.cli.profile_estimate import foresee
+    from vllm_headaware.cli.profile_estimate import in_words as said
+    from vllm_headaware.profile.run import DEFAULT_SAMPLES
+
+    if args.through_engine or args.from_duo:
+        raise HeadAwareError("--dry-run is about measuring with gradients; leave other ways out")
+    samples = DEFAULT_SAMPLES if args.samples is None else args.samples
+    found = foresee(model_dir, samples, lengths_of(args), device_of(args), args.dtype or "float32")
+    print(json.dumps(found) if args.json else said(found))
+    return 0
 
 
 def through_engine(
@@ -171,8 +209,10 @@ def through_engine(
     """A new profile by forward passes in vLLM; see run()."""
     from vllm_headaware.vllm_compat.profiling.run import profile_through_engine
 
-    if args.bound is not None or args.device:
-        raise HeadAwareError("--through-engine knows no --bound, and its device is vLLM's")
+    if args.bound is not None or args.device or args.dtype:
+        raise HeadAwareError(
+            "--through-engine knows no --bound, and --device and --dtype are vLLM's: --engine-args"
+        )
     if not isinstance(args.engine_args, dict | None):
         raise HeadAwareError("--engine-args must be a JSON object")
     return profile_through_engine(
@@ -190,9 +230,11 @@ def imported(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
     """The profile that a DuoAttention pattern amounts to; see run()."""
     from vllm_headaware.profile.duo import import_duo
 
-    if args.samples is not None or args.lengths or args.bound is not None or args.device:
+    given = (args.samples, args.bound, args.lengths, args.device, args.dtype)
+    if any(value is not None for value in given):
         raise HeadAwareError(
-            "--from-duo measures nothing; leave --samples, --lengths, --bound and --device out"
+            "--from-duo measures nothing; leave --samples, --lengths, --bound, --device and --dtype"
+            " out"
         )
     return import_duo(args.from_duo, model_dir)
 

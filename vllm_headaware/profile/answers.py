@@ -12,9 +12,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
 from vllm_headaware.plan.geometry import layer_windows
@@ -31,22 +33,31 @@ PRICE = 0.002
 
 @dataclass(frozen=True)
 class ReadPrompt:
-    """A prompt that a model has read, all but its last token.
+    """A prompt that a model has read, all but its last token. What is known of it is in a file, so
+    that memory holds one prompt at a time.
 
     Attributes:
         rows: int64 [R], that token and the answer without its last, on the model's device.
-        cache: keys and values of each layer, [1, KV heads, tokens, head size].
-        target: float32 [R, vocabulary], log probabilities with the full cache.
+        file: see load().
     """
 
     rows: torch.Tensor
-    cache: list[tuple[torch.Tensor, torch.Tensor]]
-    target: torch.Tensor
+    file: Path
+
+    def load(self) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
+        """Keys and values of each layer, [1, KV heads, tokens, head size] on the CPU, and the log
+        probabilities with the full cache, float32 [R, vocabulary] on the model's device."""
+        kept = torch.load(self.file, mmap=True, map_location="cpu")
+        return kept["cache"], kept["target"].to(self.rows.device)
 
 
 @torch.no_grad()
-def read_prompt(model: Any, question: Question) -> ReadPrompt:
-    """Run a question's prompt through a Hugging Face decoder in eval mode."""
+def read_prompt(model: Any, question: Question, file: Path) -> ReadPrompt:
+    """Run a question's prompt through a Hugging Face decoder in eval mode.
+
+    Args:
+        file: where to keep what was read.
+    """
     windows = layer_windows(model.config)
 
     def native(
@@ -60,8 +71,11 @@ def read_prompt(model: Any, question: Question) -> ReadPrompt:
     layers: Any = kept.layers
     with watch_attention(model, native):
         model(ids[None, :split], past_key_values=kept, logits_to_keep=1)
-        cache = [(layer.keys, layer.values) for layer in layers]
-        return ReadPrompt(rows, cache, _choices(model, rows, cache))
+        cache = [(layer.keys.cpu(), layer.values.cpu()) for layer in layers]
+        del kept, layers
+        target = _choices(model, rows, cache)
+    torch.save({"cache": cache, "target": target}, file)
+    return ReadPrompt(rows, file)
 
 
 def answer_divergence(
@@ -79,16 +93,22 @@ def answer_divergence(
     def gated(
         layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        full = native_attention(query, key, value, scale, windows[layer])
         if windows[layer] is not None:
-            return full
-        closed = sink_window_attention(query, key, value, scale, sink, window)
-        gate = gates[layer].repeat_interleave(query.shape[1] // key.shape[1])[:, None, None]
-        return gate * full + (1 - gate) * closed
+            return native_attention(query, key, value, scale, windows[layer])
 
+        def mixed(query: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
+            full = native_attention(query, key, value, scale, None)
+            closed = sink_window_attention(query, key, value, scale, sink, window)
+            gate = gates.repeat_interleave(query.shape[1] // key.shape[1])[:, None, None]
+            return (gate * full + (1 - gate) * closed).to(query.dtype)
+
+        # What attention makes of all those keys is computed again for the backward pass, not kept.
+        return checkpoint(mixed, query, gates[layer], use_reentrant=False)
+
+    cache, target = read.load()
     with watch_attention(model, gated):
-        choices = _choices(model, read.rows, read.cache)
-    return torch.nn.functional.kl_div(choices, read.target, reduction="batchmean", log_target=True)
+        choices = _choices(model, read.rows, cache)
+    return torch.nn.functional.kl_div(choices, target, reduction="batchmean", log_target=True)
 
 
 def train_gates(
@@ -112,7 +132,8 @@ def train_gates(
         layers with a window of their own.
     """
     full = torch.tensor([window is None for window in layer_windows(model.config)])
-    gates = full[:, None].expand(-1, read[0].cache[0][0].shape[1]).float()
+    keys = read[0].load()[0][0][0]
+    gates = full[:, None].expand(-1, keys.shape[1]).float()
     adam = torch.optim.Adam([gates], lr=STEP, betas=DECAYS)
     open_for = torch.zeros_like(gates)
     lot, steps = random.Random(seed), 0
@@ -148,5 +169,5 @@ def _choices(
     """Log probabilities after each row, float32 [R, vocabulary]; the cache stays as it is."""
     own = DynamicCache()
     for layer, (keys, values) in enumerate(cache):
-        own.update(keys, values, layer)
+        own.update(keys.to(rows.device), values.to(rows.device), layer)
     return model(rows[None], past_key_values=own).logits[0].float().log_softmax(-1)

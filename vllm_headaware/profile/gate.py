@@ -18,6 +18,7 @@ from vllm_headaware.plan.geometry import layer_windows
 from vllm_headaware.profile.probe import (
     last_logits,
     native_attention,
+    recomputed,
     sink_window_attention,
     watch_attention,
 )
@@ -59,14 +60,15 @@ def gate_gradients(
         with torch.no_grad():
             local = sink_window_attention(query, key, value, scale, sink, window)
             difference = (full - local).unflatten(1, (key.shape[1], -1))
-        alpha = torch.ones(key.shape[1], device=key.device, requires_grad=True)
-        gates[layer] = alpha
+        if layer not in gates:
+            gates[layer] = torch.ones(key.shape[1], device=key.device, requires_grad=True)
+        alpha = gates[layer].to(query.dtype)
         # alpha x full + (1 - alpha) x local, written so that only alpha's own effect is new.
         return full + ((alpha - 1)[:, None, None, None] * difference).flatten(1, 2)
 
     # One thread drives forward and backward: two OpenMP teams would wait for each other.
     one_thread = torch.autograd.set_multithreading_enabled(False)
-    with watch_attention(model, gated), torch.enable_grad(), one_thread:
+    with watch_attention(model, gated), recomputed(model), torch.enable_grad(), one_thread:
         logits = last_logits(model, input_ids, question.num_answer_tokens)
         cross_entropy(logits, input_ids[-question.num_answer_tokens :]).backward()
     heads = next(iter(gates.values())).shape[0]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 
 from vllm_headaware.errors import HeadAwareError
@@ -61,6 +62,31 @@ def watch_attention(model: Any, watcher: Watcher) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+@contextmanager
+def recomputed(model: Any) -> Iterator[None]:
+    """Keep no activations of decoder layers but their inputs: the backward pass runs each of them
+    once more (arXiv 1604.06174). What looks on sees every layer twice.
+
+    Raises:
+        HeadAwareError: a model whose layers are not known.
+    """
+    layers = getattr(model.get_decoder(), "layers", None)
+    if layers is None:
+        raise HeadAwareError(f"{type(model).__name__} has no decoder layers that profile knows")
+
+    def sparing(forward: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+    before = [layer.forward for layer in layers]
+    for layer, forward in zip(layers, before, strict=True):
+        layer.forward = sparing(forward)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
 
 
 def full_attention(

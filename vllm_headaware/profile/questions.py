@@ -25,6 +25,10 @@ REPLY_TOKENS = 32
 """Room for the answer after a prompt."""
 PASSAGE_TOKENS = 64
 """Of an answer that goes on with a text, or repeats it."""
+KINDS = 5
+"""Of answers; see make_given()."""
+ANSWER_EVERY = 12
+"""Of so many samples, one answer of each kind and length; at least two, one for either half."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,22 @@ def make_answers(tokenizer: Any, *, each: int, lengths: Sequence[int], seed: int
         for row in zip(*columns, strict=True)
         for one in row
     ]
+
+
+def answers_each(samples: int) -> int:
+    """Answers of each kind and length that go with so many questions."""
+    return max(samples // ANSWER_EVERY, 2)
+
+
+def answer_lengths(config: Any, longest: int) -> tuple[int, ...]:
+    """Tokens of prompts that are read but not differentiated: longer ones can be afforded.
+
+    Args:
+        config: a transformers configuration, of the language model.
+        longest: of the questions, in tokens.
+    """
+    limit = getattr(config, "max_position_embeddings", None) or 2 * longest + PASSAGE_TOKENS
+    return longest, min(2 * longest, limit - PASSAGE_TOKENS)
 
 
 def _question(tokenizer: Any, sample: Any, needle: str, is_far: bool, weight: float) -> Question:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from vllm_headaware.profile.induction import induction_scores
 from vllm_headaware.profile.questions import (
     PASSAGE_TOKENS,
     Question,
+    answer_lengths,
+    answers_each,
     make_answers,
     make_questions,
 )
@@ -35,8 +38,6 @@ DEFAULT_LENGTHS = (1000, 1500, 3000)
 """As long as time allows: a ranking from prompts of up to 2,200 tokens misses heads that prompts of
 4,000 need. The shortest is one at which the demo model can follow chains."""
 DEFAULT_SAMPLES = 24
-ANSWER_EVERY = 12
-"""Of so many samples, one answer of each kind and length; at least two, one for either half."""
 DEFAULT_BOUND = 0.05
 """Nats per answer token that closed heads may cost in the ablation."""
 INDUCTION_LENGTH, INDUCTION_RUNS = 128, 4
@@ -52,6 +53,7 @@ def profile_model(
     seed: int = 0,
     bound: float = DEFAULT_BOUND,
     device: str = "cpu",
+    dtype: str = "float32",
     progress: bool | None = None,
 ) -> HeadProfile:
     """Score every KV head of a model on generated calibration prompts.
@@ -62,6 +64,7 @@ def profile_model(
         lengths: of the prompts, in tokens.
         bound: nats per answer token that may be lost as heads are closed in order of rank.
         device: what computes, a name of torch's.
+        dtype: of weights and activations, likewise.
         progress: show a bar on stderr; None means only on a terminal.
 
     Raises:
@@ -82,7 +85,7 @@ def profile_model(
         raise HeadAwareError(f"the ablation's bound must be above 0, in nats, got {bound}")
     started = time.monotonic()
     folder = Path(model_dir)
-    model, tokenizer = load_model(folder, device)
+    model, tokenizer = load_model(folder, device, dtype)
     described = describe_model(folder, model.config.get_text_config())
     _require_plain_attention(model.config.get_text_config(), max(lengths))
     questions = make_questions(
@@ -90,7 +93,7 @@ def profile_model(
     )
     answers = make_answers(
         tokenizer,
-        each=max(samples // ANSWER_EVERY, 2),
+        each=answers_each(samples),
         lengths=answer_lengths(model.config.get_text_config(), max(lengths)),
         seed=seed,
     )
@@ -161,8 +164,8 @@ def profile_model(
     )
 
 
-def load_model(folder: Path, device: str = "cpu") -> tuple[Any, Any]:
-    """Model and tokenizer of a folder, in float32, in eval mode, without gradients.
+def load_model(folder: Path, device: str = "cpu", dtype: str = "float32") -> tuple[Any, Any]:
+    """Model and tokenizer of a folder, in eval mode, without gradients.
 
     Raises:
         HeadAwareError: it cannot be loaded.
@@ -173,8 +176,8 @@ def load_model(folder: Path, device: str = "cpu") -> tuple[Any, Any]:
     logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    except (OSError, ValueError, KeyError, ImportError) as error:
         detail = " ".join(str(error).split())
         raise HeadAwareError(f"cannot load the model in {folder}: {detail}") from error
     try:
@@ -195,24 +198,16 @@ def _train_halves(
     seed: int,
     tick: Callable[[], object],
 ) -> torch.Tensor:
-    """Gates trained on either half of the answers, [2, layers, KV heads].
-
-    One half's keys and values are held at a time.
-    """
+    """Gates trained on either half of the answers, [2, layers, KV heads]."""
     half, gates = len(answers) // 2, []
     for part in (answers[:half], answers[half:]):
-        read = []
-        for question in part:
-            read.append(read_prompt(model, question))
-            tick()
-        gates.append(train_gates(model, read, sink=sink, window=window, seed=seed, tick=tick))
+        with tempfile.TemporaryDirectory(prefix="vllm-headaware-profile-") as folder:
+            read = []
+            for number, question in enumerate(part):
+                read.append(read_prompt(model, question, Path(folder, str(number))))
+                tick()
+            gates.append(train_gates(model, read, sink=sink, window=window, seed=seed, tick=tick))
     return torch.stack(gates)
-
-
-def answer_lengths(config: Any, longest: int) -> tuple[int, ...]:
-    """Of prompts that are read but not differentiated: longer ones can be afforded."""
-    limit = getattr(config, "max_position_embeddings", None) or 2 * longest + PASSAGE_TOKENS
-    return longest, min(2 * longest, limit - PASSAGE_TOKENS)
 
 
 def _gate_agreement(shares: torch.Tensor, weights: Sequence[float]) -> float:

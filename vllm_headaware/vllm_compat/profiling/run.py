@@ -18,13 +18,8 @@ from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.profile.agreement import spearman
 from vllm_headaware.profile.described import describe_model, provenance, rounded
 from vllm_headaware.profile.format import HeadProfile
-from vllm_headaware.profile.questions import make_answers
-from vllm_headaware.profile.run import (
-    ANSWER_EVERY,
-    INDUCTION_LENGTH,
-    INDUCTION_RUNS,
-    answer_lengths,
-)
+from vllm_headaware.profile.questions import answer_lengths, answers_each, make_answers
+from vllm_headaware.profile.run import INDUCTION_LENGTH, INDUCTION_RUNS
 
 
 def profile_through_engine(
@@ -58,7 +53,7 @@ def profile_through_engine(
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     answers = make_answers(
         tokenizer,
-        each=max(samples // ANSWER_EVERY, 2),
+        each=answers_each(samples),
         lengths=answer_lengths(config, max(lengths)),
         seed=seed,
     )

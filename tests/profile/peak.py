@@ -1,0 +1,55 @@
+"""The most memory that measuring heads takes, in a process of its own: one sample of each kind.
+
+Run as `python -m tests.profile.peak FOLDER TOKENS`; the last line is JSON, in bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import torch
+
+from tests.profile.profiles import make_question
+from vllm_headaware.profile.answers import answer_divergence, read_prompt
+from vllm_headaware.profile.gate import gate_gradients
+from vllm_headaware.profile.heap import give_back_large_blocks
+from vllm_headaware.profile.run import load_model
+
+ANSWER, SINK, WINDOW = 64, 64, 512
+
+
+def peak() -> int:
+    """VmHWM; what getrusage says starts at the parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+
+
+def main() -> None:
+    """Load, one question, one answer of twice the length."""
+    folder, tokens = Path(sys.argv[1]), int(sys.argv[2])
+    give_back_large_blocks()
+    base = psutil.Process().memory_info().rss
+    model, _ = load_model(folder)
+    peaks = {"loaded": peak()}
+    vocabulary = model.config.vocab_size
+    lot = torch.Generator().manual_seed(3)
+    ids = torch.randint(vocabulary, (2 * tokens + ANSWER,), generator=lot)
+    gate_gradients(model, make_question(ids[: tokens + ANSWER], ANSWER), SINK, WINDOW)
+    peaks["gate"] = peak()
+    with tempfile.TemporaryDirectory() as kept:
+        read = read_prompt(model, make_question(ids, ANSWER), Path(kept, "read"))
+        peaks["read"] = peak()
+        shape = model.config.num_hidden_layers, model.config.num_key_value_heads
+        gates = torch.ones(shape, requires_grad=True)
+        with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
+            answer_divergence(model, read, gates, SINK, WINDOW).backward()
+    peaks["answer"] = peak()
+    print(json.dumps({"base": base, **peaks}))
+
+
+if __name__ == "__main__":
+    main()
