@@ -17,6 +17,9 @@ from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.policies.base import Classified, HeadPolicy, HeadScores
 
 RETRIEVAL, INDUCTION, LOCAL = 0, 1, 2
+FEW_HEADS, FEWEST_RETRIEVAL = 12, 2
+"""Of so few heads a share is too little: so many keep everything at least, unless the share is 0.
+Gemma-3-270M has three in layers that see everything, and one alone loses what two find."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class HeadAware:
         num_layers, num_kv_heads = shape
         total = num_layers * num_kv_heads
         num_retrieval = math.ceil(config.retrieval_share * total)
+        if config.retrieval_share and total < FEW_HEADS:
+            num_retrieval = max(num_retrieval, min(FEWEST_RETRIEVAL, total))
         num_induction = min(math.ceil(config.induction_share * total), total - num_retrieval)
 
         heads = [(y, h) for y in range(num_layers) for h in range(num_kv_heads)]

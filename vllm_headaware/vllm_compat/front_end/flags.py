@@ -44,7 +44,11 @@ HELP: dict[str, tuple[str, str]] = {
         "Head profile made by `vllm-headaware profile MODEL`. auto: next to the model, then the"
         " user's cache, else profile now and keep it.",
     ),
-    "retrieval_share": ("SHARE", "Share of all KV heads that keep everything, 0 to 1."),
+    "retrieval_share": (
+        "SHARE",
+        "Share of all KV heads that keep everything, 0 to 1; of fewer than twelve heads at least"
+        " two, unless it is 0.",
+    ),
     "induction_share": ("SHARE", "Share of all KV heads that keep the wide window, 0 to 1."),
     "sink": ("TOKENS", "First tokens that windowed heads always keep."),
     "window": ("TOKENS", "Last tokens that local heads keep."),
