@@ -12,6 +12,7 @@ from vllm_headaware.plan import Plan, make_plan
 from vllm_headaware.plan.block_sizes import MAX_ALIGNMENT
 from vllm_headaware.plan.geometry import ModelGeometry
 from vllm_headaware.plan.plan_json import plan_from_dict, plan_to_dict
+from vllm_headaware.policies.headaware import RETRIEVAL, HeadAware
 
 DEMO = ModelGeometry(30, 9, 3, 64, "float32", 8192)
 LARGE = ModelGeometry(32, 32, 8, 128, "bfloat16", 131072)
@@ -119,6 +120,17 @@ def test_retrieval_heads_are_the_best(prefill_window: int, score: str) -> None:
     middle = [at for at in ranked if plan.assignment[at[0]][at[1]] == 1]
     follow = ranked[ranked.index(middle[0]) :][: len(middle)]
     assert (middle == follow) == (score == "answer"), "else by the induction score"
+
+
+@pytest.mark.parametrize(
+    ("heads", "share", "kept"),
+    [(3, 0.24, 2), (3, 1.0, 3), (3, 0.0, 0), (2, 0.24, 1), (11, 0.1, 2), (12, 0.05, 1)],
+)
+def test_of_few_heads_two_keep_everything(heads: int, share: float, kept: int) -> None:
+    config = KVPolicyConfig("headaware", retrieval_share=share)
+    geometry = ModelGeometry(heads, 4, 1, 64, "float32", 8192)
+    _, classes, _ = HeadAware().classify(config, (heads, 1), random_scores(geometry))
+    assert [index for row in classes for index in row].count(RETRIEVAL) == kept
 
 
 def test_ties_are_settled_the_same_way() -> None:

@@ -147,12 +147,10 @@ def run(args: argparse.Namespace) -> int:
 def measured(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
     """A new profile; see run()."""
     from vllm_headaware.profile.heap import give_back_large_blocks
-    from vllm_headaware.profile.run import DEFAULT_BOUND, DEFAULT_SAMPLES, profile_model
+    from vllm_headaware.profile.run import DEFAULT_BOUND, profile_model
 
     lengths = lengths_of(args)
-    samples = DEFAULT_SAMPLES if args.samples is None else args.samples
-    if samples < 2:
-        raise HeadAwareError(f"--samples must be at least 2 to measure agreement, got {samples}")
+    samples = samples_of(args)
     if args.through_engine:
         return through_engine(args, model_dir, samples, lengths)
     if args.engine_args is not None:
@@ -169,6 +167,16 @@ def measured(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
         device=device_of(args),
         dtype=args.dtype or "float32",
     )
+
+
+def samples_of(args: argparse.Namespace) -> int:
+    """Questions to ask."""
+    from vllm_headaware.profile.run import DEFAULT_SAMPLES
+
+    samples = DEFAULT_SAMPLES if args.samples is None else args.samples
+    if samples < 2:
+        raise HeadAwareError(f"--samples must be at least 2 to measure agreement, got {samples}")
+    return samples
 
 
 def device_of(args: argparse.Namespace) -> str:
@@ -193,7 +201,6 @@ def dry_run(args: argparse.Namespace, model_dir: Path) -> int:
     """Say what measuring takes; see cli/profile_estimate.py."""
     from vllm_headaware.cli.profile_estimate import foresee
     from vllm_headaware.cli.profile_estimate import in_words as said
-    from vllm_headaware.profile.run import DEFAULT_SAMPLES
 
     if args.through_engine or args.from_duo:
         raise HeadAwareError("--dry-run is about measuring with gradients; leave other ways out")

@@ -18,8 +18,8 @@ from vllm_headaware.policies.base import Classified, HeadPolicy, HeadScores
 
 RETRIEVAL, INDUCTION, LOCAL = 0, 1, 2
 FEW_HEADS, FEWEST_RETRIEVAL = 12, 2
-"""Of so few heads a share is too little: so many keep everything at least, unless the share is 0.
-Gemma-3-270M has three in layers that see everything, and one alone loses what two find."""
+"""Of so few heads a share is too little: so many keep everything at least, unless it is 0 or there
+are but two. Gemma-3-270M has three in layers that see everything; one alone loses what two find."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class HeadAware:
         total = num_layers * num_kv_heads
         num_retrieval = math.ceil(config.retrieval_share * total)
         if config.retrieval_share and total < FEW_HEADS:
-            num_retrieval = max(num_retrieval, min(FEWEST_RETRIEVAL, total))
+            num_retrieval = max(num_retrieval, min(FEWEST_RETRIEVAL, total - 1))
         num_induction = min(math.ceil(config.induction_share * total), total - num_retrieval)
 
         heads = [(y, h) for y in range(num_layers) for h in range(num_kv_heads)]

@@ -18,7 +18,6 @@ COUNTS = (
     "intermediate_size",
     "vocab_size",
     "max_position_embeddings",
-    "sliding_window",
 )
 """What has to be a whole number above 0 where a config has it at all."""
 MOST = 2**31
