@@ -204,8 +204,8 @@ def dry_run(args: argparse.Namespace, model_dir: Path) -> int:
 
     if args.through_engine or args.from_duo:
         raise HeadAwareError("--dry-run is about measuring with gradients; leave other ways out")
-    samples = DEFAULT_SAMPLES if args.samples is None else args.samples
-    found = foresee(model_dir, samples, lengths_of(args), device_of(args), args.dtype or "float32")
+    samples, lengths = samples_of(args), lengths_of(args)
+    found = foresee(model_dir, samples, lengths, device_of(args), args.dtype or "float32")
     print(json.dumps(found) if args.json else said(found))
     return 0
 
