@@ -90,7 +90,7 @@ class HeadSplitAttention(nn.Module):
         super().__init__()
         self.kernels, self.classes, self.config = kernels, classes, config
         self.scale = parent.impl.scale
-        self.soft_cap = _soft_cap(parent)
+        self.soft_cap = soft_cap_of(parent)
         self._sinks = getattr(parent.impl, "sinks", None)
         self.bound: tuple[list[torch.Tensor], Any] | None = None
         self.layer_name = parent.layer_name
@@ -233,7 +233,7 @@ def split_model(
         )
 
 
-def _soft_cap(layer: Attention) -> float:
+def soft_cap_of(layer: Attention) -> float:
     """What a layer's logits are capped at; 0: they are not."""
     return float(getattr(layer.impl, "logits_soft_cap", None) or 0.0)
 
@@ -257,7 +257,7 @@ def _require_splittable(
         reasons |= {
             f"has a sliding window of its own, {needs}": window is not None,
             f"has attention sink weights, {needs}": layer.has_sink,
-            f"caps its logits, {needs}": _soft_cap(layer) > 0,
+            f"caps its logits, {needs}": soft_cap_of(layer) > 0,
         }
     for reason, holds in reasons.items():
         if holds:

@@ -149,20 +149,21 @@ def measured(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
     from vllm_headaware.profile.heap import give_back_large_blocks
     from vllm_headaware.profile.run import DEFAULT_BOUND, profile_model
 
-    lengths = lengths_of(args)
-    samples = samples_of(args)
+    asked: dict[str, Any] = {
+        "sink": args.sink,
+        "window": args.window,
+        "samples": samples_of(args),
+        "lengths": lengths_of(args),
+        "seed": args.seed,
+    }
     if args.through_engine:
-        return through_engine(args, model_dir, samples, lengths)
+        return through_engine(args, model_dir, asked)
     if args.engine_args is not None:
         raise HeadAwareError("--engine-args is for --through-engine only")
     give_back_large_blocks()
     return profile_model(
         model_dir,
-        sink=args.sink,
-        window=args.window,
-        samples=samples,
-        lengths=lengths,
-        seed=args.seed,
+        **asked,
         bound=DEFAULT_BOUND if args.bound is None else args.bound,
         device=device_of(args),
         dtype=args.dtype or "float32",
@@ -210,10 +211,8 @@ def dry_run(args: argparse.Namespace, model_dir: Path) -> int:
     return 0
 
 
-def through_engine(
-    args: argparse.Namespace, model_dir: Path, samples: int, lengths: Sequence[int]
-) -> HeadProfile:
-    """A new profile by forward passes in vLLM; see run()."""
+def through_engine(args: argparse.Namespace, model_dir: Path, asked: dict[str, Any]) -> HeadProfile:
+    """A new profile by forward passes in vLLM, with what is asked of any; see run()."""
     from vllm_headaware.vllm_compat.profiling.run import profile_through_engine
 
     if args.bound is not None or args.device or args.dtype:
@@ -222,15 +221,7 @@ def through_engine(
         )
     if not isinstance(args.engine_args, dict | None):
         raise HeadAwareError("--engine-args must be a JSON object")
-    return profile_through_engine(
-        model_dir,
-        sink=args.sink,
-        window=args.window,
-        samples=samples,
-        lengths=lengths,
-        seed=args.seed,
-        engine_args=args.engine_args,
-    )
+    return profile_through_engine(model_dir, **asked, engine_args=args.engine_args)
 
 
 def imported(args: argparse.Namespace, model_dir: Path) -> HeadProfile:

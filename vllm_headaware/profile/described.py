@@ -22,14 +22,24 @@ def describe_model(folder: Path, config: Any) -> ProfiledModel:
     Args:
         config: its transformers configuration, of the language model.
     """
-    heads = config.num_attention_heads
+    query_heads, kv_heads, head_size = head_shape(config)
     return ProfiledModel(
         name=folder.resolve().name,
         hash=model_hash(folder),
         num_layers=config.num_hidden_layers,
-        num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        num_query_heads=heads,
-        head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        num_kv_heads=kv_heads,
+        num_query_heads=query_heads,
+        head_size=head_size,
+    )
+
+
+def head_shape(config: Any) -> tuple[int, int, int]:
+    """Query heads, KV heads and their size, by a transformers configuration of a language model."""
+    heads = config.num_attention_heads
+    return (
+        heads,
+        getattr(config, "num_key_value_heads", None) or heads,
+        getattr(config, "head_dim", None) or config.hidden_size // heads,
     )
 
 

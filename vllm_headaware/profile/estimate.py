@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -13,6 +12,8 @@ from typing import Any
 import torch
 
 from vllm_headaware.profile.answers import EPOCHS
+from vllm_headaware.profile.described import head_shape
+from vllm_headaware.profile.model_hash import read_header
 from vllm_headaware.profile.questions import KINDS, PASSAGE_TOKENS
 
 VOCABULARY_ROWS = 6
@@ -79,9 +80,7 @@ def estimate(
     layers, width, inner = (
         getattr(config, name) for name in ("num_hidden_layers", "hidden_size", "intermediate_size")
     )
-    query_heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or query_heads
-    head = getattr(config, "head_dim", None) or width // query_heads
+    query_heads, kv_heads, head = head_shape(config)
     vocabulary = VOCABULARY_ROWS * PASSAGE_TOKENS * config.vocab_size * 4
     longest, longest_read = max(lengths) + PASSAGE_TOKENS, max(answer_lengths) + PASSAGE_TOKENS
     rows = LAYER_STATES * width + LAYER_INNER * inner
@@ -113,9 +112,8 @@ def count_parameters(folder: Path) -> int:
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        tensors = (part for name, part in header.items() if name != "__metadata__")
-        total += sum(math.prod(part["shape"]) for part in tensors)
+            _, tensors = read_header(file, path.stat().st_size, path)
+        total += sum(math.prod(part["shape"]) for part in tensors.values())
     return total
 
 

@@ -34,8 +34,6 @@ def induction_scores(
     """
     once = torch.randint(vocab_size, (length,), generator=generator)
     input_ids = torch.cat([once, once]).to(model.device)
-    rows = torch.arange(length, 2 * length - 1, device=model.device)
-    followers = (rows - length + 1)[None, :, None]
     scores: dict[int, torch.Tensor] = {}
     windows = layer_windows(model.config)
 
@@ -44,11 +42,28 @@ def induction_scores(
     ) -> torch.Tensor:
         scores[layer] = torch.zeros(key.shape[1])
         if windows[layer] is None:
-            attention = row_attention(query, key, rows, scale)
-            matched = attention.gather(-1, followers.expand(attention.shape[0], -1, 1))
-            scores[layer] = max_over_group(matched.mean(dim=(1, 2)), key.shape[1]).cpu()
+            scores[layer] = follower_attention(query, key, length, scale)
         return native_attention(query, key, value, scale, windows[layer])
 
     with watch_attention(model, watch), torch.no_grad():
         model(input_ids[None], use_cache=False)
     return torch.stack([scores[layer] for layer in sorted(scores)])
+
+
+def follower_attention(
+    query: torch.Tensor, key: torch.Tensor, length: int, scale: float
+) -> torch.Tensor:
+    """Mean attention of each KV head of a layer from tokens that are said again to those that came
+    next the first time.
+
+    Args:
+        query: [1, Hq, 2 * length, D]; key: [1, Hkv, 2 * length, D]
+
+    Returns:
+        float32 [Hkv], on the CPU.
+    """
+    rows = torch.arange(length, 2 * length - 1, device=query.device)
+    attention = row_attention(query, key, rows, scale)
+    followers = (rows - length + 1)[None, :, None].expand(len(attention), -1, 1)
+    matched = attention.gather(-1, followers)
+    return max_over_group(matched.mean(dim=(1, 2)), key.shape[1]).cpu()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from vllm_headaware.errors import HeadAwareError
 
@@ -51,7 +51,7 @@ def model_hash(model_dir: str | Path) -> str:
     for path in files:
         size = path.stat().st_size
         with path.open("rb") as file:
-            header = _header(file, size, path)
+            header, _ = read_header(file, size, path)
             digest.update(size.to_bytes(8, "little"))
             digest.update(header)
             for index in range(SAMPLES):
@@ -60,8 +60,9 @@ def model_hash(model_dir: str | Path) -> str:
     return "sha256:" + digest.hexdigest()
 
 
-def _header(file: BinaryIO, size: int, path: Path) -> bytes:
-    """The header of a safetensors file, which must describe a file of this size.
+def read_header(file: BinaryIO, size: int, path: Path) -> tuple[bytes, dict[str, Any]]:
+    """The header of a safetensors file, which must describe a file of this size: as it is, and what
+    it says of each tensor.
 
     Raises:
         HeadAwareError: the file is truncated or is no safetensors file.
@@ -70,7 +71,8 @@ def _header(file: BinaryIO, size: int, path: Path) -> bytes:
     header = file.read(length) if length <= min(size - 8, MOST_HEADER_BYTES) else b""
     try:
         tensors = json.loads(header)
-        ends = [part["data_offsets"][1] for name, part in tensors.items() if name != "__metadata__"]
+        tensors.pop("__metadata__", None)
+        ends = [part["data_offsets"][1] for part in tensors.values()]
         whole = 8 + length + max(ends, default=0) == size
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         whole = False
@@ -78,7 +80,7 @@ def _header(file: BinaryIO, size: int, path: Path) -> bytes:
         raise HeadAwareError(
             f"{path} is truncated or no safetensors file ({size:,} bytes); download the model again"
         )
-    return header
+    return header, tensors
 
 
 def resolve_model_dir(model: str | Path) -> Path:

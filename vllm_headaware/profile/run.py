@@ -4,7 +4,6 @@ repeated noise for induction."""
 from __future__ import annotations
 
 import itertools
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
@@ -20,6 +18,7 @@ from vllm_headaware.plan.geometry import layer_windows
 from vllm_headaware.profile.ablation import SHARES, ablate
 from vllm_headaware.profile.agreement import spearman, split_half
 from vllm_headaware.profile.answers import EPOCHS, read_prompt, train_gates
+from vllm_headaware.profile.bar import profiling_bar
 from vllm_headaware.profile.copying import CopyWatch
 from vllm_headaware.profile.described import describe_model, provenance, rounded
 from vllm_headaware.profile.format import HeadProfile
@@ -98,13 +97,8 @@ def profile_model(
         seed=seed,
     )
     weights = [question.weight for question in questions]
-    bar = tqdm(
-        total=len(questions) + (EPOCHS + 1) * len(answers) + INDUCTION_RUNS + len(SHARES) + 1,
-        desc="profiling heads",
-        unit="sample",
-        file=sys.stderr,
-        disable=not sys.stderr.isatty() if progress is None else not progress,
-    )
+    total = len(questions) + (EPOCHS + 1) * len(answers) + INDUCTION_RUNS + len(SHARES) + 1
+    bar = profiling_bar(total, progress)
     gradients, copies = [], []
     with bar:
         for question in questions:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import functools
 import math
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.profile.agreement import spearman
+from vllm_headaware.profile.bar import profiling_bar
 from vllm_headaware.profile.described import describe_model, provenance, rounded
 from vllm_headaware.profile.format import HeadProfile
 from vllm_headaware.profile.questions import answer_lengths, answers_each, make_answers
@@ -64,13 +63,7 @@ def profile_through_engine(
     engine = Engine(model_dir, longest, kv_bytes, dict(engine_args or {}))
     generator = torch.Generator().manual_seed(seed)
     changes, inductions = [], []
-    with tqdm(
-        total=len(answers) + INDUCTION_RUNS,
-        desc="profiling heads",
-        unit="sample",
-        file=sys.stderr,
-        disable=not sys.stderr.isatty() if progress is None else not progress,
-    ) as bar:
+    with profiling_bar(len(answers) + INDUCTION_RUNS, progress) as bar:
         for answer in answers:
             seen = engine.change(
                 answer.input_ids.tolist()[:-1], answer.num_answer_tokens, sink, window
@@ -140,17 +133,18 @@ class Engine:
 
     def change(self, ids: list[int], rows: int, sink: int, window: int) -> dict[int, torch.Tensor]:
         """Of every layer that is watched, the scores of its KV heads; `rows` are the last."""
-        return self._step(ids, rows, sink, window, 0)[0]
+        return self._step(ids, rows=rows, sink=sink, window=window)[0]
 
     def induction(self, once: list[int]) -> dict[int, torch.Tensor]:
         """The same, for tokens that are said twice."""
-        ranks = self._step([*once, *once], 0, 0, 0, len(once))
+        ranks = self._step([*once, *once], repeated=len(once))
         return {layer: torch.cat([rank[layer] for rank in ranks]) for layer in ranks[0]}
 
-    def _step(self, ids: list[int], *what: int) -> list[dict[int, torch.Tensor]]:
+    def _step(
+        self, ids: list[int], rows: int = 0, sink: int = 0, window: int = 0, repeated: int = 0
+    ) -> list[dict[int, torch.Tensor]]:
         from vllm.inputs import TokensPrompt
 
-        rows, sink, window, repeated = what
         self._llm.apply_model(
             functools.partial(
                 self._watch.expect, rows=rows, sink=sink, window=window, repeated=repeated

@@ -17,9 +17,10 @@ from torch import nn
 from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 from vllm.model_executor.layers.attention import Attention
 
+from vllm_headaware.attention.split import soft_cap_of
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.kernels.reference import HeadRule, attention
-from vllm_headaware.profile.probe import max_over_group, row_attention
+from vllm_headaware.profile.induction import follower_attention
 
 PROJECTIONS = ("o_proj", "out_proj", "dense", "wo", "c_proj")
 """What model families call the projection that follows attention."""
@@ -74,7 +75,12 @@ class LayerWatch:
             if self.rows:
                 self.scores = self._change(q, k, v)
             else:
-                self.scores = self._induction(q, k)
+                self.scores = follower_attention(
+                    q.transpose(0, 1)[None],
+                    k.transpose(0, 1)[None],
+                    self.repeated,
+                    own.impl.scale,
+                )
         return self._forward(query, key, value, *args, **kw)
 
     def _change(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -83,7 +89,7 @@ class LayerWatch:
         sinks = getattr(own.impl, "sinks", None)
         terms: dict[str, Any] = {
             "scale": own.impl.scale,
-            "soft_cap": float(getattr(own.impl, "logits_soft_cap", None) or 0.0),
+            "soft_cap": soft_cap_of(own),
             "sink_logits": None if sinks is None else sinks.detach().float(),
         }
         heads, ranks = own.num_kv_heads, get_tensor_model_parallel_world_size()
@@ -110,15 +116,6 @@ class LayerWatch:
             dtype = torch.get_default_dtype()
         out = self.projection(rows.flatten(1).to(dtype))
         return (out[0] if isinstance(out, tuple) else out).float()
-
-    def _induction(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        length = self.repeated
-        rows = torch.arange(length, 2 * length - 1, device=q.device)
-        seen = row_attention(
-            q.transpose(0, 1)[None], k.transpose(0, 1)[None], rows, self.attention.impl.scale
-        )
-        matched = seen.gather(-1, (rows - length + 1)[None, :, None].expand(len(seen), -1, 1))
-        return max_over_group(matched.mean(dim=(1, 2)), k.shape[1]).cpu()
 
 
 def install(model: nn.Module) -> None:
