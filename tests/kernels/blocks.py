@@ -28,21 +28,21 @@ def read_block(
         k = k.view(tokens // LANES, size, LANES).transpose(1, 2).reshape(tokens, size)
         none = torch.zeros(tokens)
         return k, v.view(tokens, size), none, none
-    bits = FORMATS[kv_format].bits
-    area = tokens * size * bits // 8
-    scales = share[2 * area :].view(torch.bfloat16).float().view(-1, tokens)
-    k = _lanes(share[:area], bits).view(tokens // LANES, size // DEEP, LANES, DEEP)
+    key, value = FORMATS[kv_format].key, FORMATS[kv_format].value
+    area = tokens * size * key.bits // 8
+    end = area + tokens * size * value.bits // 8
+    scale_k, scale_v, *lows = share[end:].view(torch.bfloat16).float().view(-1, tokens)
+    k = _lanes(share[:area], key.bits).view(tokens // LANES, size // DEEP, LANES, DEEP)
     k = k.permute(0, 2, 1, 3).reshape(tokens, size)
-    v = _lanes(share[area : 2 * area], bits).view(tokens // DEEP, size // LANES, LANES, DEEP)
+    v = _lanes(share[area:end], value.bits).view(tokens // DEEP, size // LANES, LANES, DEEP)
     v = v.permute(0, 3, 1, 2).reshape(tokens, size)
-    if kv_format == "int8":
-        k, v = k - 128, torch.where(v > 127, v - 256, v)
-        low_k = low_v = torch.zeros(tokens)
-    else:
-        low_k, low_v = scales[2], scales[3]
-    k = low_k[:, None] + k * scales[0][:, None]
-    v = low_v[:, None] + v * scales[1][:, None]
-    return k, v, scales[0], scales[1]
+    low_k = lows.pop(0) if key.name == "int4" else torch.full((tokens,), -128) * scale_k
+    k = low_k[:, None] + k * scale_k[:, None]
+    if value.name == "int8":
+        v = torch.where(v > 127, v - 256, v)
+    low_v = lows.pop(0) if value.name == "int4" else torch.zeros(tokens)
+    v = low_v[:, None] + v * scale_v[:, None]
+    return k, v, scale_k, scale_v
 
 
 def _lanes(area: torch.Tensor, bits: int) -> torch.Tensor:

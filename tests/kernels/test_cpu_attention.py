@@ -32,7 +32,11 @@ OWNERS = ((1,), (0, 2))
 """KV heads of the unlimited class, and of the one with a window."""
 LENGTHS = (5, 1, 70, 333, 700, 1500)
 CHUNKS = (40, 3, 70, 64, 129, 1000)
-BOUND = {"float32": 5e-6, "bfloat16": 5e-6, "float16": 5e-6, "int8": 1e-3, "int4": 2e-3}
+QUANTISED = [name for name, kv_format in FORMATS.items() if kv_format.quantised]
+BOUND = {
+    **dict.fromkeys(("float32", "bfloat16", "float16"), 5e-6),
+    **dict.fromkeys(QUANTISED, 1e-3),
+}
 """Largest error on rows of unit variance, given what is stored: 16-bit weights cost the quantised
 formats the difference."""
 QUERY_STEP = 1 / 40
@@ -255,7 +259,7 @@ def test_output_is_the_reference(kv_format: str, instruction_set: str) -> None:
     assert largest_error(batch, batch.serve()) < BOUND[kv_format]
 
 
-@pytest.mark.parametrize("kv_format", ["int8", "int4"])
+@pytest.mark.parametrize("kv_format", QUANTISED)
 @pytest.mark.parametrize("instruction_set", available())
 def test_queries_are_rounded_to_8_bits(kv_format: str, instruction_set: str) -> None:
     batch = Batch(kv_format, instruction_set=instruction_set, lengths=(300,))
@@ -266,7 +270,7 @@ def test_queries_are_rounded_to_8_bits(kv_format: str, instruction_set: str) -> 
     batch.q[0] = asked(batch.q[0], kv_format)
     error = (batch.expected(0) - outputs[0]).abs()
     # A number half way between two steps may go either way.
-    assert (error < BOUND[kv_format]).float().mean() > 0.98
+    assert (error < 2 * BOUND[kv_format]).float().mean() > 0.98
 
 
 @pytest.mark.parametrize("instruction_set", available())
@@ -285,7 +289,7 @@ def test_many_small_weights_beside_one_keep_their_sum(instruction_set: str) -> N
 
 
 @pytest.mark.parametrize(("head_size", "group"), [(32, 1), (96, 8), (128, 4), (256, 2), (64, 64)])
-@pytest.mark.parametrize("kv_format", ["float32", "int8", "int4"])
+@pytest.mark.parametrize("kv_format", ["float32", *QUANTISED])
 def test_other_shapes(kv_format: str, head_size: int, group: int) -> None:
     batch = Batch(kv_format, head_size=head_size, group=group, lengths=(3, 150), seed=head_size)
     assert largest_error(batch, batch.serve((2, 77))) < BOUND[kv_format]
@@ -311,7 +315,7 @@ def test_each_request_has_its_own_window(kv_format: str) -> None:
     assert largest_error(batch, batch.serve()) < BOUND[kv_format]
 
 
-@pytest.mark.parametrize("kv_format", ["float32", "int8", "int4"])
+@pytest.mark.parametrize("kv_format", ["float32", *QUANTISED])
 @pytest.mark.parametrize("windows", [None, (7, 1, 0, 33, -128, 500)])
 def test_a_prompt_is_read_with_wider_windows(
     kv_format: str, windows: tuple[int, ...] | None
@@ -333,7 +337,7 @@ def test_a_prompt_is_read_with_wider_windows(
         assert largest_error(batch, outputs) > 0.1, "the prompts must matter"
 
 
-@pytest.mark.parametrize("kv_format", ["float32", "int8", "int4"])
+@pytest.mark.parametrize("kv_format", ["float32", *QUANTISED])
 @pytest.mark.parametrize("instruction_set", available())
 def test_terms_that_some_models_have(kv_format: str, instruction_set: str) -> None:
     """A layer's own window is not rounded; logits are capped; a head has a logit of its own."""
@@ -370,13 +374,13 @@ def test_attention_mass_of_every_block(kv_format: str, instruction_set: str) -> 
 
 
 @pytest.mark.parametrize(("io", "bound"), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
-@pytest.mark.parametrize("kv_format", ["bfloat16", "float16", "int8", "int4"])
+@pytest.mark.parametrize("kv_format", ["bfloat16", "float16", *QUANTISED])
 def test_half_precision_rows(kv_format: str, io: torch.dtype, bound: float) -> None:
     batch = Batch(kv_format, io=io, lengths=(5, 600))
     assert largest_error(batch, batch.serve((5, 300))) < bound
 
 
-@pytest.mark.parametrize("kv_format", ["int8", "int4"])
+@pytest.mark.parametrize("kv_format", QUANTISED)
 def test_rows_are_stored_to_the_nearest_step(kv_format: str) -> None:
     batch = Batch(kv_format, lengths=(64,))
     batch.k[0][7] *= 1000
@@ -400,8 +404,9 @@ def test_the_reference_of_a_format_is_what_comes_back(kv_format: str) -> None:
     batch.serve((200,))
     k, v = batch.stored_rows(0)
     turn = batch.turn.float()
-    for rows, read in ((batch.k[0], k), (batch.v[0], v)):
-        near = torch.isclose(stored(rows, kv_format), read @ turn, atol=1e-5, rtol=1e-5)
+    kept = FORMATS[kv_format]
+    for rows, read, part in ((batch.k[0], k, kept.key), (batch.v[0], v, kept.value)):
+        near = torch.isclose(stored(rows, part.name), read @ turn, atol=1e-5, rtol=1e-5)
         # A number half way between two steps may go either way.
         assert near.float().mean() > 0.98
 
@@ -423,7 +428,7 @@ def test_a_request_is_computed_the_same_in_any_batch_and_on_any_number_of_thread
     assert torch.equal(out[-1], together[-1])
 
 
-@pytest.mark.parametrize("kv_format", ["float32", "int8", "int4"])
+@pytest.mark.parametrize("kv_format", ["float32", *QUANTISED])
 @pytest.mark.parametrize("instruction_set", available())
 def test_a_request_is_computed_the_same_in_any_chunks(kv_format: str, instruction_set: str) -> None:
     whole = Batch(kv_format, instruction_set=instruction_set).serve((2000,) * len(LENGTHS))

@@ -15,6 +15,7 @@ FAMILIES = {
         *("float32 in float32", "bfloat16 in float32", "float16 in float32", "int8 in float32"),
         *("int4 in float32", "int8 in bfloat16, a window", "int8 in float16, a window"),
         *("int4 in bfloat16, a window", "int4 in float16, a window"),
+        *("k8v4 in float32", "k8v4 in bfloat16, a window", "k8v4 in float16, a window"),
         *("bfloat16 in bfloat16, a window", "bfloat16 in float16, a window"),
     ),
     "shapes": (
@@ -22,7 +23,8 @@ FAMILIES = {
         *("groups of 1", "groups of 3", "groups of 5", "groups of 8", "groups of 16"),
     ),
     "classes": (
-        *("three classes", "three formats", "a class without heads"),
+        *("three classes", "three formats", "K of 8 bits and V of 4 beside int8"),
+        "a class without heads",
         *("the first class without heads", "windows of one's own", "reading windows"),
     ),
     "terms": ("soft cap", "attention sinks", "an exact window"),

@@ -291,7 +291,7 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Case]] = {
             agrees,
             Case((Kind(kind, (0, 1), 32, 40, 70),), io=io, requests=MANY),
         )
-        for kind in ("int8", "int4", "bfloat16")
+        for kind in ("int8", "int4", "k8v4", "bfloat16")
         for io in (torch.bfloat16, torch.float16)
     },
     **{
@@ -301,7 +301,9 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Case]] = {
                 (replace(WINDOWED, heads=(0,), kind=kind),), size=size, group=1, io=torch.bfloat16
             ),
         )
-        for size, kind in ((80, "int8"), (96, "int4"), (112, "int8"), (128, "int4"), (256, "int8"))
+        for size, kind in (
+            *((80, "int8"), (96, "int4"), (112, "k8v4"), (128, "int4"), (256, "int8")),
+        )
     },
     **{
         f"groups of {group}": (agrees, Case((WINDOWED, Kind("int8", (0,))), group=group))
@@ -317,6 +319,14 @@ CASES: dict[str, tuple[Callable[[Case], dict[str, Any]], Case]] = {
                 Kind("float32", (1,), 32, 40, 50),
             ),
             requests=MANY,
+        ),
+    ),
+    "K of 8 bits and V of 4 beside int8": (
+        agrees,
+        Case(
+            (Kind("k8v4", (1, 2), 64, 64), Kind("int8", (0, 3), 32, 64, 130)),
+            requests=MANY,
+            io=torch.bfloat16,
         ),
     ),
     "a class without heads": (

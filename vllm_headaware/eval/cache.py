@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from vllm_headaware.kernels.formats import FORMATS
 from vllm_headaware.kernels.reference import stored
 
 
@@ -27,7 +28,9 @@ class StoredCache(DynamicCache):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write K and V [1, Hkv, T, D] of new tokens; returns those of all tokens so far."""
         formats = self.formats[layer_idx]
-        key, value = (_rounded(states, formats) for states in (key_states, value_states))
+        kept = [FORMATS[name] for name in formats]
+        key = _rounded(key_states, [kv_format.key.name for kv_format in kept])
+        value = _rounded(value_states, [kv_format.value.name for kv_format in kept])
         return super().update(key, value, layer_idx, *args)
 
     def held(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -142,8 +142,10 @@ def attention(
         mine = slice(head * group, (head + 1) * group)
         queries, keys, values = q[:, mine], k[:, head], v[:, head]
         if rule.kv_format != "float32":
+            kv_format = FORMATS[rule.kv_format]
             queries = asked(queries.float(), rule.kv_format)
-            keys, values = (stored(rows.float(), rule.kv_format) for rows in (keys, values))
+            keys = stored(keys.float(), kv_format.key.name)
+            values = stored(values.float(), kv_format.value.name)
         logits = torch.einsum("qhd,kd->hqk", queries.double(), keys.double()) * scale
         if soft_cap:
             logits = soft_cap * (logits / soft_cap).tanh()
@@ -157,42 +159,42 @@ def attention(
     return out
 
 
-def stored(x: torch.Tensor, kv_format: str) -> torch.Tensor:
-    """What comes back of K or V rows after they were stored in a KV format.
+def stored(x: torch.Tensor, row_format: str) -> torch.Tensor:
+    """What comes back of K or V rows after they were stored in a row format.
 
     A Hadamard rotation of the row, then int8: one scale per row, symmetric; int4: a scale and a
     lowest value per row, asymmetric. Scales and lowest values are bfloat16.
 
     Args:
         x: float32 [..., head_size].
-        kv_format: a name of formats.FORMATS.
+        row_format: a name of formats.ROW_FORMATS.
 
     Returns:
         float32, shape of x.
     """
-    if kv_format == "float16":
+    if row_format == "float16":
         return x.clamp(-65504, 65504).half().float()
-    if kv_format == "bfloat16":
+    if row_format == "bfloat16":
         return x.bfloat16().float()
-    if kv_format == "float32":
+    if row_format == "float32":
         return x
     rotation = hadamard(x.shape[-1])
     y = x @ rotation
-    if kv_format == "int8":
+    if row_format == "int8":
         scale = (y.abs().amax(-1, keepdim=True) / 127).bfloat16().float()
         return (y / scale.clamp(min=1e-30)).round().clamp(-127, 127) * scale @ rotation
-    if kv_format == "int4":
+    if row_format == "int4":
         low = y.amin(-1, keepdim=True).bfloat16().float()
         scale = ((y.amax(-1, keepdim=True) - low) / 15).bfloat16().float()
         q = ((y - low) / scale.clamp(min=1e-30)).round().clamp(0, 15)
         return (low + q * scale) @ rotation
-    raise ValueError(f"unknown KV format {kv_format!r}")
+    raise ValueError(f"unknown format {row_format!r} of K or V")
 
 
 def asked(q: torch.Tensor, kv_format: str) -> torch.Tensor:
     """What is left of query rows that are to meet keys of a KV format.
 
-    int8 and int4: a Hadamard rotation of the row, rounded to 8 bits with one scale per row.
+    Quantised: a Hadamard rotation of the row, rounded to 8 bits with one scale per row.
 
     Args:
         q: float32 [..., head_size].

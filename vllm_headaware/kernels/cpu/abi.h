@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-enum HaDtype : int32_t { HA_FLOAT32, HA_BFLOAT16, HA_FLOAT16, HA_INT8, HA_INT4 };
+enum HaDtype : int32_t { HA_FLOAT32, HA_BFLOAT16, HA_FLOAT16, HA_INT8, HA_INT4, HA_K8V4 };
 
 // One head class of one layer. Strides are in bytes; `cache` points at block 0, head 0.
 struct HaClass {

@@ -241,7 +241,7 @@ struct Tiles {
 
   // Tiles between asking and reading.
   static constexpr int ahead() {
-    constexpr int tile_bytes = GRANULE * Region<F>::element_bits() * 8;  // for 64 channels
+    constexpr int tile_bytes = GRANULE * element_bits<typename F::Key>() * 8;  // for 64 channels
     return std::max(FETCH_BYTES / tile_bytes, 1);
   }
 
@@ -260,14 +260,17 @@ struct Tiles {
     const Region<F> r = head.region(request, token);
     if constexpr (F::quantised) {
       __builtin_prefetch((values ? r.value_scale() : r.key_scale()) + at);
-      if (r.has_low()) __builtin_prefetch((values ? r.value_low() : r.key_low()) + at);
+      if (values ? has_low<typename F::Value>() : has_low<typename F::Key>())
+        __builtin_prefetch((values ? r.value_low() : r.key_low()) + at);
     }
-    return values ? r.values() + at * r.row_bytes() : r.key_tile(at / GRANULE);
+    return values ? r.values() + at * r.value_bytes() : r.key_tile(at / GRANULE);
   }
 };
 
 template <class F>
 struct Head {
+  using Key = typename F::Key;
+  using Value = typename F::Value;
   const HaLayer& layer;
   const HaClass& c;
   const HaStep& step;
@@ -288,17 +291,19 @@ struct Head {
     for (int t = first; t < last; ++t) {
       const Region<F> r = region(request, context + t);
       const int at = (context + t) % c.block_tokens;
-      const auto put = [&](const HaRows& rows, uint16_t* scale, uint16_t* low, auto write) {
+      const auto put = [&](auto part, const HaRows& rows, uint16_t* scale, uint16_t* low,
+                           auto write) {
         read_row(rows, layer.io_dtype, start + t, own, D, row);
         if constexpr (F::quantised) {
-          quantise<F>(row, D, q, scale + at, low + at);
+          quantise<decltype(part)>(row, D, q, scale + at, low + at);
           for (int i = 0; i < D; ++i) write(i, q[i]);
         } else {
           for (int i = 0; i < D; ++i) write(i, row[i]);
         }
       };
-      put(call.key, r.key_scale(), r.key_low(), [&](int i, auto x) { r.write_key(at, i, x); });
-      put(call.value, r.value_scale(), r.value_low(),
+      put(Key{}, call.key, r.key_scale(), r.key_low(),
+          [&](int i, auto x) { r.write_key(at, i, x); });
+      put(Value{}, call.value, r.value_scale(), r.value_low(),
           [&](int i, auto x) { r.write_value(at, i, x); });
     }
   }
@@ -311,23 +316,23 @@ struct Head {
       vf scale[NV], low[NV];
       key_scales(r, tile, scale, low);
       const uint8_t* quads = r.key_tile(tile);
-      quad_dots<F>(
-          q.narrow, rows, {&quads, &next, 1, 0, F::quad_bytes, D / 4}, true,
+      quad_dots<Key>(
+          q.narrow, rows, {&quads, &next, 1, 0, Key::quad_bytes, D / 4}, true,
           [&](int i, const int32_t* sums) {
             for (int j = 0; j < NV; ++j) {
               vi x = *reinterpret_cast<const vi_loose*>(sums + j * W);
               vf dot = __builtin_convertvector(x, vf) * scale[j];
-              if constexpr (Region<F>::has_low()) dot += low[j] * q.sums[i];
+              if constexpr (has_low<Key>()) dot += low[j] * q.sums[i];
               store(scores + i * PANEL + j * W, dot);
             }
           });
       return;
-    } else if (!std::is_same_v<F, Float32> && rows > FEW_ROWS) {
+    } else if (!std::is_same_v<Key, Float32> && rows > FEW_ROWS) {
       for (int k = 0; k < D; ++k)
         for (int j = 0; j < NV; ++j) store(q.unpacked + k * GRANULE + j * W, r.read_keys(tile, k, j));
     } else {
       clear(scores, rows);
-      multiply<F>(q.rows, D, r.key_tile(tile), next, F::granule_bytes, D, scores, PANEL, rows);
+      multiply<Key>(q.rows, D, r.key_tile(tile), next, Key::granule_bytes, D, scores, PANEL, rows);
       return;
     }
     clear(scores, rows);
@@ -344,7 +349,7 @@ struct Head {
       const int at = tile * GRANULE + j * W;
       scale[j] = BFloat16::read(reinterpret_cast<const uint8_t*>(r.key_scale() + at), 0);
       low[j] = vf{};
-      if constexpr (Region<F>::has_low())
+      if constexpr (has_low<Key>())
         low[j] = BFloat16::read(reinterpret_cast<const uint8_t*>(r.key_low() + at), 0);
     }
   }
@@ -356,9 +361,9 @@ struct Head {
       const Region<F> r = region(item.request, token);
       value_scales(r, at, std::min(GRANULE, last + 1 - token), values.scale + i * GRANULE,
                    values.low + i * GRANULE);
-      values.begin[i] = r.values() + at * r.row_bytes();
+      values.begin[i] = r.values() + at * r.value_bytes();
       values.next[i] = tiles.after(panel, count + i, count);
-      values.quad_step = 4 * r.row_bytes();
+      values.quad_step = 4 * r.value_bytes();
     }
   }
 
@@ -370,13 +375,15 @@ struct Head {
     vf most = {}, lows = {};
     const Softened softened =
         soften(scores, count, unit, state, out, D, mass, [&](int t, vf weight) {
-          if constexpr (Region<F>::has_low()) lows += weight * load(values.low + t);
-          weight *= load(values.scale + t);
+          const vf scale = load(values.scale + t);
+          if constexpr (has_low<Value>())
+            lows += weight * (load(values.low + t) + scale * float(Value::value_offset));
+          weight *= scale;
           most = vmax(most, weight);
           return weight;
         });
     largest = hmax(most);
-    if constexpr (Region<F>::has_low()) {
+    if constexpr (has_low<Value>()) {
       const float sum = hsum(lows);
       for (int k = 0; k < D; k += W) store(out + k, load(out + k) + sum);
     }
@@ -390,31 +397,32 @@ struct Head {
                          bool fetch, float* out) const {
     const int D = layer.head_size;
     for (int i = 0; i < D; i += LANES)
-      quad_dots<F>(weights.narrow, weights.count,
-                   {values.begin, values.next, count, i / GRANULE * F::quad_bytes,
-                    values.quad_step, GRANULE / 4},
-                   fetch, [&](int n, const int32_t* sums) {
-                     float* p = out + weights.row[n] * D + i;
-                     for (int k = 0; k < LANES; k += W) {
-                       vi x = *reinterpret_cast<const vi_loose*>(sums + k);
-                       store(p + k, load(p + k) + __builtin_convertvector(x, vf) *
-                                                      weights.narrow[n].step);
-                     }
-                   });
+      quad_dots<Value>(weights.narrow, weights.count,
+                       {values.begin, values.next, count, i / GRANULE * Value::quad_bytes,
+                        values.quad_step, GRANULE / 4},
+                       fetch, [&](int n, const int32_t* sums) {
+                         float* p = out + weights.row[n] * D + i;
+                         for (int k = 0; k < LANES; k += W) {
+                           vi x = *reinterpret_cast<const vi_loose*>(sums + k);
+                           store(p + k, load(p + k) + __builtin_convertvector(x, vf) *
+                                                          weights.narrow[n].step);
+                         }
+                       });
   }
 
   // out[row] += weights[row] x V over the first `count` tokens of one tile, in floats.
   void accumulate(const Region<F>& r, int tile, int count, const Queries& q, const float* weights,
                   int rows, float* out, const uint8_t* next) const {
     const int D = layer.head_size, first = tile * GRANULE;
-    if (!std::is_same_v<F, Float32> && rows > FEW_ROWS) {
+    if (!std::is_same_v<Value, Float32> && rows > FEW_ROWS) {
       for (int t = 0; t < count; ++t)
         for (int i = 0; i < D; i += W) store(q.unpacked + t * D + i, r.read_values(first + t, i));
     } else {
       for (int i = 0; i < D; i += GRANULE)
-        multiply<F>(weights, PANEL,
-                    r.values() + first * r.row_bytes() + i / GRANULE * F::granule_bytes,
-                    next + i / GRANULE * F::granule_bytes, r.row_bytes(), count, out + i, D, rows);
+        multiply<Value>(weights, PANEL,
+                        r.values() + first * r.value_bytes() + i / GRANULE * Value::granule_bytes,
+                        next + i / GRANULE * Value::granule_bytes, r.value_bytes(), count, out + i,
+                        D, rows);
       return;
     }
     for (int i = 0; i < D; i += GRANULE) {
@@ -432,7 +440,7 @@ struct Head {
       for (int t = count; t < GRANULE; ++t) to[t] = 0;
     };
     read(r.value_scale(), scale);
-    if constexpr (Region<F>::has_low())
+    if constexpr (has_low<Value>())
       read(r.value_low(), low);
     else
       std::memset(low, 0, GRANULE * sizeof(float));
@@ -498,8 +506,7 @@ struct Head {
           softened = soften_and_scale(row, count, q.narrow[i].step, state[i], row_out, D, tile_mass,
                                       values, largest);
           const bool small = softened.largest < exponent(state[i].sum) - SMALL;
-          // Errors of weights add up where stored integers are all of one sign.
-          if (small && Narrow<PANEL, Row::weight>::two_bytes && !Region<F>::has_low())
+          if (small && Narrow<PANEL, Row::weight>::two_bytes && !has_low<Value>())
             small_weights.add(i, row, count * GRANULE, largest);
           else
             weights.add(i, row, count * GRANULE, largest);
@@ -614,11 +621,12 @@ inline void with_head(const HaCall& call, int class_index, int head, Use use) {
   const HaClass& c = layer.classes[class_index];
   const HaStep& step = *call.steps[class_index];
   switch (c.dtype) {
-    case HA_FLOAT32: return use(Head<Float32>{layer, c, step, head});
-    case HA_BFLOAT16: return use(Head<BFloat16>{layer, c, step, head});
-    case HA_FLOAT16: return use(Head<Float16>{layer, c, step, head});
-    case HA_INT8: return use(Head<Int8>{layer, c, step, head});
-    case HA_INT4: return use(Head<Int4>{layer, c, step, head});
+    case HA_FLOAT32: return use(Head<Kept<Float32>>{layer, c, step, head});
+    case HA_BFLOAT16: return use(Head<Kept<BFloat16>>{layer, c, step, head});
+    case HA_FLOAT16: return use(Head<Kept<Float16>>{layer, c, step, head});
+    case HA_INT8: return use(Head<Kept<Int8>>{layer, c, step, head});
+    case HA_INT4: return use(Head<Kept<Int4>>{layer, c, step, head});
+    case HA_K8V4: return use(Head<Kept<Int8, Int4>>{layer, c, step, head});
   }
 }
 

@@ -33,5 +33,5 @@ HaAttend ha_find(const char* isa) {
   return nullptr;
 }
 
-int ha_abi_version() { return 5; }
+int ha_abi_version() { return 6; }
 }

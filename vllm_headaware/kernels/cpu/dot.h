@@ -35,7 +35,7 @@ template <int N, Row kind>
 struct Narrow {
   static constexpr bool is_query = kind == Row::query;
   float step;     // above 0
-  int32_t total;  // of a query's integers
+  int32_t total;  // of the integers
 #if defined(__AVX512VNNI__)
   // A weight of 16 bits is 256 * hi + lo, both unsigned; small ones are hi alone, as are queries, signed.
   static constexpr bool two_bytes = kind == Row::weight;
@@ -55,7 +55,7 @@ struct Narrow {
     auto integers = [&](int i) {
       const vf x = load(from + i) * inverse;
       const vi q = kind == Row::small_weight ? whole_part(x + dither()) : nearest(x);
-      if (is_query) sum += q;
+      sum += q;
       return q;
     };
 #if defined(__AVX512VNNI__)
@@ -85,7 +85,7 @@ struct Narrow {
     }
 #endif
     total = 0;
-    for (int i = 0; is_query && i < W; ++i) total += sum[i];
+    for (int i = 0; i < W; ++i) total += sum[i];
   }
 
 #if defined(__AVX512VNNI__)
@@ -132,20 +132,20 @@ struct Runs {
 #define HA_UNROLL _Pragma("GCC unroll 16")
 
 // out[r][lane] = sum over quads and the 4 elements of a lane of row[r] * stored, where keys are what is
-// stored less key_offset. A function of its own, because its sums need all registers.
+// stored less key_offset, and values less value_offset. A function of its own, because its sums need all registers.
 template <class F, bool fetch, int R, int N, Row kind>
 __attribute__((noinline)) void quad_dot(const Narrow<N, kind>* rows, const Runs& runs,
                                         int32_t (*out)[LANES]) {
   constexpr bool is_value = kind != Row::query;
   constexpr bool packed = F::quad_bytes == 64;  // two lanes' elements share a byte
-  auto offset = [&](int r) { return is_value ? 0 : -F::key_offset * rows[r].total; };
+  auto offset = [&](int r) { return -(is_value ? F::value_offset : F::key_offset) * rows[r].total; };
 #if defined(__AVX512VNNI__)
   constexpr bool two_bytes = Narrow<N, kind>::two_bytes;
   __m512i hi[R][2], lo[two_bytes ? R : 1][2];
   HA_UNROLL for (int r = 0; r < R; ++r)
     HA_UNROLL for (int half = 0; half < 2; ++half) {
-      hi[r][half] = _mm512_set1_epi32(offset(r));
-      if (two_bytes) lo[r][half] = _mm512_setzero_si512();
+      hi[r][half] = two_bytes ? _mm512_setzero_si512() : _mm512_set1_epi32(offset(r));
+      if (two_bytes) lo[r][half] = _mm512_set1_epi32(offset(r));
     }
   runs.each([&](int n, const uint8_t* quad, const uint8_t* ahead) {
     if (fetch) __builtin_prefetch(ahead, 0, 2);

@@ -66,7 +66,7 @@ struct Int8 {
   static constexpr int quad_bytes = 128;
   static constexpr bool quantised = true;
   static constexpr int lowest = -127, highest = 127;
-  static constexpr int key_offset = 128;
+  static constexpr int key_offset = 128, value_offset = 0;
 
   template <bool is_value>
   static void write(uint8_t* quad, int lane, int k, int q) {
@@ -74,12 +74,14 @@ struct Int8 {
   }
 };
 
-// Asymmetric: value = low + scale * q, q in 0..15. Lanes i and i + 16 share bytes.
+// Asymmetric: value = low + scale * q, q in 0..15. Lanes i and i + 16 share bytes. Values are read as
+// (low + 8 scale) + scale * (q - 8): were all integers of one sign, what a weight is rounded by would
+// shift all channels alike, and the rotation back would gather that in one of them.
 struct Int4 {
   static constexpr int quad_bytes = 64;
   static constexpr bool quantised = true;
   static constexpr int lowest = 0, highest = 15;
-  static constexpr int key_offset = 0;
+  static constexpr int key_offset = 0, value_offset = 8;
 
   template <bool is_value>
   static void write(uint8_t* quad, int lane, int k, int q) {
@@ -88,63 +90,81 @@ struct Int4 {
   }
 };
 
+template <class Part>
+constexpr int element_bits() {
+  if constexpr (Part::quantised)
+    return Part::quad_bytes / 16;
+  else
+    return Part::granule_bytes / 4;
+}
+template <class Part>
+constexpr bool has_low() {
+  if constexpr (Part::quantised) return Part::lowest == 0;
+  return false;
+}
+
+// How a class stores K and V; quantised are both or neither.
+template <class K, class V = K>
+struct Kept {
+  using Key = K;
+  using Value = V;
+  static constexpr bool quantised = K::quantised;
+  static_assert(K::quantised == V::quantised);
+};
+
 // Where the parts of one head's share of a block lie:
 //   K  [block_tokens / 32] tiles of [head_size] granules, a granule = a channel of 32 tokens
 //      quantised: of [head_size / 4] quads
 //   V  [block_tokens] rows of [head_size / 32] granules
 //      quantised: [block_tokens / 4] rows of [head_size / 32] quads
-//   quantised only: bfloat16 [block_tokens] each of K scale, V scale and, where values are
+//   quantised only: bfloat16 [block_tokens] each of K scale, V scale and, where they are
 //      asymmetric, K low, V low
 template <class F>
 struct Region {
+  using Key = typename F::Key;
+  using Value = typename F::Value;
   uint8_t* base;
   int block_tokens, head_size;
 
-  static constexpr int element_bits() {
-    if constexpr (F::quantised)
-      return F::quad_bytes / 16;
-    else
-      return F::granule_bytes / 4;
+  int key_bytes() const { return head_size * element_bits<Key>() / 8; }  // of one token
+  int value_bytes() const { return head_size * element_bits<Value>() / 8; }
+  uint8_t* key_tile(int tile) const { return base + int64_t(tile) * GRANULE * key_bytes(); }
+  uint8_t* values() const { return base + int64_t(block_tokens) * key_bytes(); }
+  uint16_t* scales() const {
+    return reinterpret_cast<uint16_t*>(values() + block_tokens * value_bytes());
   }
-  static constexpr bool has_low() {
-    if constexpr (F::quantised) return F::lowest == 0;
-    return false;
-  }
-  int row_bytes() const { return head_size * element_bits() / 8; }  // K or V of one token
-  uint8_t* key_tile(int tile) const { return base + int64_t(tile) * GRANULE * row_bytes(); }
-  uint8_t* values() const { return base + int64_t(block_tokens) * row_bytes(); }
-  uint16_t* scales() const { return reinterpret_cast<uint16_t*>(values() + block_tokens * row_bytes()); }
   uint16_t* key_scale() const { return scales(); }
   uint16_t* value_scale() const { return scales() + block_tokens; }
   uint16_t* key_low() const { return scales() + 2 * block_tokens; }
-  uint16_t* value_low() const { return scales() + 3 * block_tokens; }
+  uint16_t* value_low() const { return scales() + (has_low<Key>() ? 3 : 2) * block_tokens; }
 
-  // Channel i of a token, as F::write wants it: a number, or the integer it was quantised to.
+  // Channel i of a token, as its format's write wants it: a number, or the integer it was quantised to.
   template <class Element>
   void write_key(int token, int i, Element x) const {
     uint8_t* tile = key_tile(token / GRANULE);
     if constexpr (F::quantised)
-      F::template write<false>(tile + i / 4 * F::quad_bytes, token % GRANULE, i % 4, x);
+      Key::template write<false>(tile + i / 4 * Key::quad_bytes, token % GRANULE, i % 4, x);
     else
-      F::write(tile + i * F::granule_bytes, token % GRANULE, x);
+      Key::write(tile + i * Key::granule_bytes, token % GRANULE, x);
   }
   template <class Element>
   void write_value(int token, int i, Element x) const {
     if constexpr (F::quantised)
-      F::template write<true>(
-          values() + token / 4 * 4 * row_bytes() + i / GRANULE * F::quad_bytes, i % GRANULE,
+      Value::template write<true>(
+          values() + token / 4 * 4 * value_bytes() + i / GRANULE * Value::quad_bytes, i % GRANULE,
           token % 4, x);
     else
-      F::write(values() + token * row_bytes() + i / GRANULE * F::granule_bytes, i % GRANULE, x);
+      Value::write(values() + token * value_bytes() + i / GRANULE * Value::granule_bytes,
+                   i % GRANULE, x);
   }
   // Unquantised only. Numbers of W tokens' channel i, from token `tile * 32 + j * W` on.
   vf read_keys(int tile, int i, int j) const {
-    return F::read(key_tile(tile) + i * F::granule_bytes, j);
+    return Key::read(key_tile(tile) + i * Key::granule_bytes, j);
   }
   // Unquantised only. Numbers of W channels of a token, from channel i on.
   vf read_values(int token, int i) const {
-    return F::read(values() + token * row_bytes() + i / GRANULE * F::granule_bytes,
-                   i % GRANULE / W);
+    return Value::read(values() + token * value_bytes() + i / GRANULE * Value::granule_bytes,
+                       i % GRANULE / W);
   }
 };
 

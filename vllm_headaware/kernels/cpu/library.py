@@ -18,7 +18,7 @@ import torch
 
 from vllm_headaware.kernels.formats import FORMATS
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 INSTRUCTION_SETS = ("avx512", "avx2", "baseline")
 """Best first."""
 FORMAT_CODES = {name: code for code, name in enumerate(FORMATS)}

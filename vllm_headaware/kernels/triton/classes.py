@@ -65,6 +65,16 @@ def one_of(c, pointers, CLASSES: tl.constexpr):
 
 
 @triton.jit
+def is_quantised(c, KINDS: tl.constexpr, CLASSES: tl.constexpr):
+    """Whether class c meets rounded queries."""
+    found = c < 0
+    for other in tl.static_range(CLASSES):
+        if KINDS[other] == "int8" or KINDS[other] == "int4" or KINDS[other] == "k8v4":
+            found = found | (c == other)
+    return found
+
+
+@triton.jit
 def is_kind(c, KINDS: tl.constexpr, KIND: tl.constexpr, CLASSES: tl.constexpr):
     """Whether class c is stored in a KV format."""
     found = c < 0

@@ -12,10 +12,11 @@ from vllm_headaware.kernels.triton.classes import (
     chosen,
     class_of,
     is_kind,
+    is_quantised,
     numbers,
     one_of,
 )
-from vllm_headaware.kernels.triton.load import LOG2E
+from vllm_headaware.kernels.triton.load import LOG2E, key_format, value_format
 from vllm_headaware.kernels.triton.rotate import rotated
 from vllm_headaware.kernels.triton.rule import first_seen, gap_before, window_at
 from vllm_headaware.kernels.triton.work import piece_tokens
@@ -33,12 +34,15 @@ def _piece(
     GROUP: tl.constexpr, TOKENS: tl.constexpr, CAP: tl.constexpr, COMPUTE: tl.constexpr,
     PRECISION: tl.constexpr, MOST_PIECES: tl.constexpr, PIECE: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    WIDE: tl.constexpr = HALF_WIDE if KIND == "int4" else PADDED
+    KEY: tl.constexpr = key_format(KIND)
+    VALUE: tl.constexpr = value_format(KIND)
+    KEY_WIDE: tl.constexpr = HALF_WIDE if KEY == "int4" else PADDED
+    WIDE: tl.constexpr = HALF_WIDE if VALUE == "int4" else PADDED
     row = tl.arange(0, ROWS)
     asked = row < GROUP
     low, high, step, total = load_queries(
         query, q8, q_step, q_sum, row * 0 + token, head * GROUP + row, asked,
-        query_stride, q8_stride, scale_stride, KIND, SIZE, WIDE, COMPUTE, ROWS,
+        query_stride, q8_stride, scale_stride, KEY, SIZE, KEY_WIDE, COMPUTE, ROWS,
     )  # fmt: skip
     start = first_seen(length - 1, window, round)
     sinks, gap = gap_before(start, length, sink)
@@ -49,20 +53,20 @@ def _piece(
     least = tl.zeros((ROWS,), tl.float32)
     sums = tl.zeros((ROWS,), tl.float32)
     first = tl.zeros((ROWS, WIDE), tl.float32)
-    second = tl.zeros((ROWS, WIDE if KIND == "int4" else 1), tl.float32)
+    second = tl.zeros((ROWS, WIDE if VALUE == "int4" else 1), tl.float32)
     for base in tl.range(begin, end, TOKENS, num_stages=STAGES):
         visible = base + tl.arange(0, TOKENS)
         most, least, sums, first, second = meet(
             low, high, step, total, row * 0 + length - 1, row * 0 + start,
             most, least, sums, first, second, visible, visible < end, sinks, gap, sink,
             table, data, scales, block_stride, head_offset, block, scale,
-            KIND, SIZE, WIDE, CAP, COMPUTE, PRECISION,
+            KEY, VALUE, SIZE, KEY_WIDE, WIDE, CAP, COMPUTE, PRECISION,
         )  # fmt: skip
     column = tl.arange(0, WIDE)
     at = place.to(tl.int64) * GROUP + row
     rows = at * SIZE
     out = partial + rows[:, None] + column[None, :]
-    if KIND == "int4":
+    if VALUE == "int4":
         mask = asked[:, None] & (column < SIZE // 2)[None, :]
         tl.store(out, first + least[:, None], mask=mask)
         tl.store(out + SIZE // 2, second + least[:, None], mask=mask)
@@ -182,8 +186,7 @@ def merge(
         most = highest
     values = values / tl.where(sums == 0, 1.0, sums)[:, None]
     to = token.to(tl.int64) * output_stride + (head * GROUP + row) * SIZE
-    quantised = is_kind(c, KINDS, "int8", CLASSES) | is_kind(c, KINDS, "int4", CLASSES)
-    if quantised:
+    if is_quantised(c, KINDS, CLASSES):
         target = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
         matrix = tl.load(
             signs + source[:, None] * SIZE + target[None, :],

@@ -5,7 +5,27 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from vllm_headaware.kernels.formats import FORMATS
+
 LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.constexpr_function
+def key_format(kind: str) -> str:
+    """How keys of a KV format are stored, a name of formats.ROW_FORMATS."""
+    return FORMATS[kind].key.name
+
+
+@triton.constexpr_function
+def value_format(kind: str) -> str:
+    """How its values are."""
+    return FORMATS[kind].value.name
+
+
+@triton.constexpr_function
+def row_width(row_format: str, size: int) -> int:
+    """Elements that a row takes where it is stored: int4 puts two in one."""
+    return size // 2 if row_format == "int4" else size
 
 
 @triton.jit

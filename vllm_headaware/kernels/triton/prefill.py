@@ -7,7 +7,7 @@ import triton.language as tl
 
 from vllm_headaware.kernels.triton.attend import load_queries, meet
 from vllm_headaware.kernels.triton.classes import chosen, class_of, is_kind, numbers, one_of
-from vllm_headaware.kernels.triton.load import LOG2E
+from vllm_headaware.kernels.triton.load import LOG2E, key_format, row_width, value_format
 from vllm_headaware.kernels.triton.rotate import rotated
 from vllm_headaware.kernels.triton.rule import first_seen, gap_before, window_at
 
@@ -18,11 +18,11 @@ COLUMNS = tl.constexpr(32)
 @triton.jit
 def _turn_back(
     values, second, output, to, asked, signs, factor,
-    KIND: tl.constexpr, SIZE: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
+    VALUE: tl.constexpr, SIZE: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr,
     PARTS: tl.constexpr,
 ):  # fmt: skip
     """Rotate a tile of results, whose columns come in two halves for int4, and write it."""
-    ROW: tl.constexpr = SIZE // 2 if KIND == "int4" else SIZE
+    ROW: tl.constexpr = row_width(VALUE, SIZE)
     source = tl.arange(0, WIDE)
     for base in range(0, SIZE, COLUMNS):
         target = base + tl.arange(0, COLUMNS)
@@ -30,7 +30,7 @@ def _turn_back(
         matrix = signs + source[:, None] * SIZE + target[None, :]
         upper = tl.load(matrix, mask=inside, other=0)
         turned = rotated(values, upper, tl.zeros((ROWS, COLUMNS), tl.float32), PARTS)
-        if KIND == "int4":
+        if VALUE == "int4":
             lower = tl.load(matrix + ROW * SIZE, mask=inside, other=0)
             turned = rotated(second, lower, turned, PARTS)
         mask = asked[:, None] & (target < SIZE)[None, :]
@@ -47,7 +47,10 @@ def _tile(
     CAP: tl.constexpr, COMPUTE: tl.constexpr, PRECISION: tl.constexpr, HAS_SINKS: tl.constexpr,
     PARTS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    WIDE: tl.constexpr = HALF_WIDE if KIND == "int4" else PADDED
+    KEY: tl.constexpr = key_format(KIND)
+    VALUE: tl.constexpr = value_format(KIND)
+    KEY_WIDE: tl.constexpr = HALF_WIDE if KEY == "int4" else PADDED
+    WIDE: tl.constexpr = HALF_WIDE if VALUE == "int4" else PADDED
     row = tl.arange(0, ROWS)
     nth = offset + row // WIDE_GROUP
     asked = (nth < queries) & (row % WIDE_GROUP < GROUP)
@@ -55,7 +58,7 @@ def _tile(
     token = begin + nth
     low, high, step, total = load_queries(
         query, q8, q_step, q_sum, token, heads, asked, query_stride, q8_stride, scale_stride,
-        KIND, SIZE, WIDE, COMPUTE, ROWS,
+        KEY, SIZE, KEY_WIDE, COMPUTE, ROWS,
     )  # fmt: skip
     position = length - queries + nth
     seen_from = first_seen(position, window_at(position, slot, windows, reading, prompts), round)
@@ -70,20 +73,20 @@ def _tile(
         sums = tl.where(asked, 1.0, 0.0)
     least = tl.zeros((ROWS,), tl.float32)
     first = tl.zeros((ROWS, WIDE), tl.float32)
-    second = tl.zeros((ROWS, WIDE if KIND == "int4" else 1), tl.float32)
+    second = tl.zeros((ROWS, WIDE if VALUE == "int4" else 1), tl.float32)
     for base in tl.range(0, end, TOKENS, num_stages=STAGES):
         visible = base + tl.arange(0, TOKENS)
         most, least, sums, first, second = meet(
             low, high, step, total, position, seen_from, most, least, sums, first, second,
             visible, visible < end, sinks, gap, sink, table, data, scales, block_stride,
-            head_offset, block, scale, KIND, SIZE, WIDE, CAP, COMPUTE, PRECISION,
+            head_offset, block, scale, KEY, VALUE, SIZE, KEY_WIDE, WIDE, CAP, COMPUTE, PRECISION,
         )  # fmt: skip
     whole = tl.where(sums == 0, 1.0, sums)[:, None]
     to = token.to(tl.int64) * output_stride + heads * SIZE
-    if KIND == "int8" or KIND == "int4":
+    if VALUE == "int8" or VALUE == "int4":
         values = (first + least[:, None]) / whole
         second = (second + least[:, None]) / whole
-        _turn_back(values, second, output, to, asked, signs, factor, KIND, SIZE, WIDE, ROWS, PARTS)
+        _turn_back(values, second, output, to, asked, signs, factor, VALUE, SIZE, WIDE, ROWS, PARTS)
     else:
         column = tl.arange(0, PADDED)
         mask = asked[:, None] & (column < SIZE)[None, :]

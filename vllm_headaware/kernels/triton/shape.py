@@ -47,7 +47,7 @@ class Shape:
     @property
     def tile_tokens(self) -> int:
         """Keys and values of a tile while a prompt is read."""
-        return 64 if self.rows == 128 and "int4" not in self.kinds else 32
+        return 64 if self.rows == 128 and not self.packs else 32
 
     @property
     def warps(self) -> int:
@@ -57,6 +57,11 @@ class Shape:
     @property
     def decode_warps(self) -> int:
         return 8 if self.size > 128 else 4
+
+    @property
+    def packs(self) -> bool:
+        """Whether values of any class come in halves."""
+        return any(FORMATS[kind].value.name == "int4" for kind in self.kinds)
 
     @property
     def queries(self) -> int:

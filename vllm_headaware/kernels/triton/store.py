@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from vllm_headaware.kernels.triton.classes import chosen, class_of, is_kind, numbers, one_of
-from vllm_headaware.kernels.triton.load import share_of
+from vllm_headaware.kernels.triton.load import key_format, row_width, share_of, value_format
 from vllm_headaware.kernels.triton.rotate import rotated
 
 ROWS = tl.constexpr(32)
@@ -72,10 +72,11 @@ def _rotated_rows(
 @triton.jit
 def _store_rows(
     source, rows, there, second, signs, factor, data, scales, place, scale_place, block,
-    KIND: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr, HALF_WIDE: tl.constexpr,
-    PARTS: tl.constexpr,
+    LOW: tl.constexpr, KIND: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr,
+    HALF_WIDE: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """One tile of K or V rows. `second` is 1 for values, whose scales come second."""
+    """One tile of K or V rows in a row format. `second` is 1 for values, whose scales come second;
+    lowest values lie LOW blocks of scales after that."""
     column = tl.arange(0, PADDED)
     if KIND == "int8":
         y = _rotated_rows(source, rows, there, signs, 0, factor, SIZE, PADDED, SIZE, PARTS)
@@ -111,7 +112,7 @@ def _store_rows(
         mask = there[:, None] & inside
         tl.store(data + place[:, None] + half[None, :], packed, mask=mask)
         tl.store(scales + scale_place + second * block, scale, mask=there)
-        tl.store(scales + scale_place + (2 + second) * block, low, mask=there)
+        tl.store(scales + scale_place + (LOW + second) * block, low, mask=there)
     else:
         mask = there[:, None] & (column < SIZE)[None, :]
         x = tl.load(source + rows[:, None] + column[None, :], mask=mask, other=0)
@@ -147,7 +148,10 @@ def store(
         KIND: tl.constexpr = DISTINCT[k]
         if is_kind(c, KINDS, KIND, CLASSES):
             if what < 2:
-                ROW: tl.constexpr = SIZE // 2 if KIND == "int4" else SIZE
+                KEY: tl.constexpr = key_format(KIND)
+                VALUE: tl.constexpr = value_format(KIND)
+                KEY_ROW: tl.constexpr = row_width(KEY, SIZE)
+                VALUE_ROW: tl.constexpr = row_width(VALUE, SIZE)
                 block_stride, head_stride, first, _, _, block, _ = numbers(c, layout)
                 request = _request_of(token, query_start, num_requests, STEPS)
                 end = tl.load(query_start + request + 1, mask=there, other=0)
@@ -157,21 +161,34 @@ def store(
                 table = one_of(c, tables, CLASSES) + request.to(tl.int64) * wide
                 share, inside = share_of(position, there, table, block_stride, block)
                 share = share + (nth - first) * head_stride
-                place = share + (what * block + inside) * ROW
-                scale_place = share // 2 + block * ROW + inside
+                scale_place = (share + block * (KEY_ROW + VALUE_ROW)) // 2 + inside
                 blocks = chosen(c, data, KINDS, KIND, CLASSES)
                 halves = one_of(c, scales, CLASSES)
-                source = key
-                stride = key_stride
-                if what == 1:
-                    source = value
-                    stride = value_stride
-                _store_rows(
-                    source, token.to(tl.int64) * stride + head * SIZE, there, what, signs, factor,
-                    blocks, halves, place, scale_place, block,
-                    KIND, SIZE, PADDED, HALF_WIDE, PARTS,
-                )  # fmt: skip
-            elif KIND == "int8" or KIND == "int4":
+                wide_token = token.to(tl.int64)
+                if KEY == VALUE:
+                    source = key
+                    stride = key_stride
+                    if what == 1:
+                        source = value
+                        stride = value_stride
+                    _store_rows(
+                        source, wide_token * stride + head * SIZE, there, what, signs, factor,
+                        blocks, halves, share + (what * block + inside) * KEY_ROW, scale_place,
+                        block, 2, KEY, SIZE, PADDED, HALF_WIDE, PARTS,
+                    )  # fmt: skip
+                elif what == 0:
+                    _store_rows(
+                        key, wide_token * key_stride + head * SIZE, there, 0, signs, factor,
+                        blocks, halves, share + inside * KEY_ROW, scale_place, block, 2,
+                        KEY, SIZE, PADDED, HALF_WIDE, PARTS,
+                    )  # fmt: skip
+                else:
+                    _store_rows(
+                        value, wide_token * value_stride + head * SIZE, there, 1, signs, factor,
+                        blocks, halves, share + block * KEY_ROW + inside * VALUE_ROW, scale_place,
+                        block, 1, VALUE, SIZE, PADDED, HALF_WIDE, PARTS,
+                    )  # fmt: skip
+            elif KIND == "int8" or KIND == "int4" or KIND == "k8v4":
                 own = head * GROUP + what - 2
                 rows = token.to(tl.int64) * query_stride + own * SIZE
                 y = _rotated_rows(query, rows, there, signs, 0, factor, SIZE, PADDED, SIZE, PARTS)
