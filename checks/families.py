@@ -2,6 +2,7 @@
 
     python -m checks.families               all, one after the other
     python -m checks.families Gemma-2       only these
+    python -m checks.families --runner v2   on model runner V2, what GPUs run, in Triton's interpreter
 
 The reference is the family's own code in transformers under the visibility rule. A token is right
 if it is the reference's first choice or as likely. Families that no policy covers must be refused
@@ -24,6 +25,7 @@ from testbench.families import FAMILIES, REFUSED, SIZES, make_family_model
 from testbench.progress import say
 from testbench.random_profile import write_profile
 from testbench.small_requests import POLICY, make_prompts
+from testbench.triton_interpreter import enable
 from vllm_headaware.plan.plan_json import plan_from_dict, plan_to_dict
 from vllm_headaware.vllm_compat.carrier import get_plan
 
@@ -92,7 +94,7 @@ def refusal(options: dict[str, Any], folder: Path) -> str:
     return ""
 
 
-def _import_all() -> None:
+def import_all() -> None:
     """So that the processes need not: what takes the time of a small model."""
     from vllm.model_executor.models import registry
 
@@ -108,6 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="FAMILY", help=", ".join(FAMILIES))
+    parser.add_argument("--runner", choices=["v1", "v2"], default="v1", help="vLLM's model runner")
     args = parser.parse_args(argv)
     unknown = set(args.names) - {*FAMILIES, *REFUSED}
     if unknown:
@@ -115,7 +118,9 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    _import_all()
+    if args.runner == "v2":
+        enable(runner=True)
+    import_all()
     served: dict[str, Any] = {}
     refused: dict[str, str] = {}
     failed: dict[str, str] = {}

@@ -45,6 +45,7 @@ CASES = (
     Case("8B, one class", 128, 32, 8, ("int8",), (64,)),
     Case("70B a rank of 8, int8", 128, 8, 1, ("int8", "int8", "int8")),
     Case("head size 64, int8", 64, 9, 3, ("int8", "int8", "int8")),
+    Case("head size 64, three formats", 64, 9, 3, ("k8v4", "bfloat16", "int8")),
     Case("head size 256, int8", 256, 8, 4, ("int8", "int8", "int8")),
     Case("head size 96, int8, float16", 96, 32, 32, ("int8", "int8", "int8"), io=torch.float16),
 )

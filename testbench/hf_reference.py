@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AutoModelForCausalLM, DynamicCache
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    DynamicCache,
+)
 
 from vllm_headaware.kernels.reference import UNLIMITED, HeadRule, attention
 from vllm_headaware.plan import Plan
@@ -70,11 +76,13 @@ class HFReference:
         dtype: torch.dtype = torch.float32,
         noise: float = 0.0,
     ) -> None:
-        model = AutoModelForCausalLM.from_pretrained(
-            model_dir, dtype=dtype, attn_implementation=NAME
-        )
+        seeing = hasattr(AutoConfig.from_pretrained(model_dir), "vision_config")
+        kind = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
+        kinds: Any = {"text_config": NAME, "vision_config": "eager"} if seeing else NAME
+        model = kind.from_pretrained(model_dir, dtype=dtype, attn_implementation=kinds)
         self.model = model.eval()
-        for layer in self.model.model.layers:
+        self.layers = model.get_decoder().layers
+        for layer in self.layers:
             layer.self_attn.reference_noise = noise
         self.rules = rules if rules is not None else self._unlimited()
 
@@ -85,7 +93,7 @@ class HFReference:
 
     @rules.setter
     def rules(self, rules: HeadRules) -> None:
-        config = self.model.config
+        config = self.model.config.get_text_config()
         shape = [len(layer) for layer in rules]
         if shape != [config.num_key_value_heads] * config.num_hidden_layers:
             raise ValueError(
@@ -93,31 +101,42 @@ class HFReference:
                 f"layers with {config.num_key_value_heads} each"
             )
         self._rules = rules
-        for layer, layer_rules in zip(self.model.model.layers, rules, strict=True):
+        for layer, layer_rules in zip(self.layers, rules, strict=True):
             layer.self_attn.head_rules = layer_rules
 
     @torch.inference_mode()
-    def logprobs(self, ids: Sequence[int], num_prompt: int | None = None) -> torch.Tensor:
+    def logprobs(
+        self, ids: Sequence[int], num_prompt: int | None = None, images: dict[str, Any] | None = None
+    ) -> torch.Tensor:
         """Log probabilities of what follows each position, float32 [num_tokens, vocab].
 
         Args:
             num_prompt: how many of the tokens are the prompt; all when None.
+            images: what the model's forward pass takes besides token ids, whose places for images
+                are within the first CHUNK.
         """
         num_prompt = len(ids) if num_prompt is None else num_prompt
-        return self._logits(ids, DynamicCache(), num_prompt).float().log_softmax(-1)
+        logits = self._logits(ids, DynamicCache(), num_prompt, images)
+        return logits.float().log_softmax(-1)
 
-    def lags(self, prompt_ids: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+    def lags(
+        self,
+        prompt_ids: Sequence[int],
+        tokens: Sequence[int],
+        images: dict[str, Any] | None = None,
+    ) -> torch.Tensor:
         """By how much log probability each token lags behind the best at its place.
 
         Args:
             prompt_ids: what comes before them.
             tokens: one after the other; each is judged given those before it.
+            images: as in logprobs().
 
         Returns:
             float32 [len(tokens)], 0 where a token is the first choice.
         """
         num_prompt = len(prompt_ids)
-        logprobs = self.logprobs([*prompt_ids, *tokens], num_prompt)[num_prompt - 1 : -1]
+        logprobs = self.logprobs([*prompt_ids, *tokens], num_prompt, images)[num_prompt - 1 : -1]
         return logprobs.amax(1) - logprobs.gather(1, torch.tensor(tokens)[:, None])[:, 0]
 
     @torch.inference_mode()
@@ -129,17 +148,25 @@ class HFReference:
             tokens.append(int(self._logits(tokens[-1:], cache, num_prompt)[-1].argmax()))
         return tokens
 
-    def _logits(self, ids: Sequence[int], cache: DynamicCache, num_prompt: int) -> torch.Tensor:
+    def _logits(
+        self,
+        ids: Sequence[int],
+        cache: DynamicCache,
+        num_prompt: int,
+        images: dict[str, Any] | None = None,
+    ) -> torch.Tensor:
         """[len(ids), vocab], in chunks to bound memory; the cache keeps every key of every head."""
-        for layer in self.model.model.layers:
+        for layer in self.layers:
             layer.self_attn.num_prompt = num_prompt
-        chunks = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
-        return torch.cat(
-            [self.model(torch.tensor([c]), past_key_values=cache).logits[0] for c in chunks]
-        )
+        logits = []
+        for start in range(0, len(ids), CHUNK):
+            chunk = torch.tensor([ids[start : start + CHUNK]])
+            with_images = images if images and not start else {}
+            logits.append(self.model(chunk, past_key_values=cache, **with_images).logits[0])
+        return torch.cat(logits)
 
     def _unlimited(self) -> HeadRules:
-        config = self.model.config
+        config = self.model.config.get_text_config()
         return [[UNLIMITED] * config.num_key_value_heads] * config.num_hidden_layers
 
 

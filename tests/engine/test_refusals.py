@@ -23,7 +23,7 @@ SERVABLE = {
     "model_config": SimpleNamespace(
         use_mla=False,
         is_encoder_decoder=False,
-        is_multimodal_model=False,
+        is_mm_prefix_lm=False,
         runner_type="generate",
         is_hybrid=False,
         is_attention_free=False,
@@ -44,7 +44,10 @@ SERVABLE = {
 CHANGES = {
     "this device": ("device_config.device_type", "xpu"),
     "AMD GPUs (ROCm)": ("device_config.device_type", "cuda"),
-    "multimodal models": ("model_config.is_multimodal_model", True),
+    "images whose tokens see each other both ways (Gemma-3)": (
+        "model_config.is_mm_prefix_lm",
+        True,
+    ),
     "multi-head latent attention (MLA)": ("model_config.use_mla", True),
     "encoder-decoder models": ("model_config.is_encoder_decoder", True),
     "pooling models": ("model_config.runner_type", "pooling"),

@@ -146,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
 
 def measured(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
     """A new profile; see run()."""
-    from vllm_headaware.profile.heap import give_back_large_blocks
+    from vllm_headaware.profile.heap import FEW_TOKENS, give_back_large_blocks
     from vllm_headaware.profile.run import DEFAULT_BOUND, profile_model
 
     asked: dict[str, Any] = {
@@ -160,7 +160,8 @@ def measured(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
         return through_engine(args, model_dir, asked)
     if args.engine_args is not None:
         raise HeadAwareError("--engine-args is for --through-engine only")
-    give_back_large_blocks()
+    if max(asked["lengths"]) > FEW_TOKENS:
+        give_back_large_blocks()
     return profile_model(
         model_dir,
         **asked,

@@ -122,6 +122,68 @@ def _store_rows(
 
 
 @triton.jit
+def _store_one(
+    query, key, value, q8, q_step, q_sum, signs, factor, layout, query_start, token, there, what,
+    nth, head, c, num_requests, query_stride, key_stride, value_stride, q8_stride, scale_stride,
+    lens, tables, table_strides, blocks, halves,
+    KIND: tl.constexpr, CLASSES: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr,
+    HALF_WIDE: tl.constexpr, GROUP: tl.constexpr, STEPS: tl.constexpr, PARTS: tl.constexpr,
+):  # fmt: skip
+    """Keys, values or queries of one head, whose class is of a KV format; see store()."""
+    if what < 2:
+        KEY: tl.constexpr = key_format(KIND)
+        VALUE: tl.constexpr = value_format(KIND)
+        KEY_ROW: tl.constexpr = row_width(KEY, SIZE)
+        VALUE_ROW: tl.constexpr = row_width(VALUE, SIZE)
+        block_stride, head_stride, first, _, _, block, _ = numbers(c, layout)
+        request = _request_of(token, query_start, num_requests, STEPS)
+        end = tl.load(query_start + request + 1, mask=there, other=0)
+        length = tl.load(one_of(c, lens, CLASSES) + request, mask=there, other=0)
+        position = tl.maximum(length - end + token, 0)
+        wide = one_of(c, table_strides, CLASSES)
+        table = one_of(c, tables, CLASSES) + request.to(tl.int64) * wide
+        share, inside = share_of(position, there, table, block_stride, block)
+        share = share + (nth - first) * head_stride
+        scale_place = (share + block * (KEY_ROW + VALUE_ROW)) // 2 + inside
+        wide_token = token.to(tl.int64)
+        if KEY == VALUE:
+            source = key
+            stride = key_stride
+            if what == 1:
+                source = value
+                stride = value_stride
+            _store_rows(
+                source, wide_token * stride + head * SIZE, there, what, signs, factor,
+                blocks, halves, share + (what * block + inside) * KEY_ROW, scale_place,
+                block, 2, KEY, SIZE, PADDED, HALF_WIDE, PARTS,
+            )  # fmt: skip
+        elif what == 0:
+            _store_rows(
+                key, wide_token * key_stride + head * SIZE, there, 0, signs, factor,
+                blocks, halves, share + inside * KEY_ROW, scale_place, block, 2,
+                KEY, SIZE, PADDED, HALF_WIDE, PARTS,
+            )  # fmt: skip
+        else:
+            _store_rows(
+                value, wide_token * value_stride + head * SIZE, there, 1, signs, factor,
+                blocks, halves, share + block * KEY_ROW + inside * VALUE_ROW, scale_place,
+                block, 1, VALUE, SIZE, PADDED, HALF_WIDE, PARTS,
+            )  # fmt: skip
+    elif KIND == "int8" or KIND == "int4" or KIND == "k8v4":
+        own = head * GROUP + what - 2
+        rows = token.to(tl.int64) * query_stride + own * SIZE
+        y = _rotated_rows(query, rows, there, signs, 0, factor, SIZE, PADDED, SIZE, PARTS)
+        step = tl.maximum(tl.max(tl.abs(y), 1), 1e-30) / 127
+        whole = _rounded(y / step[:, None])
+        column = tl.arange(0, PADDED)
+        mask = there[:, None] & (column < SIZE)[None, :]
+        to = token.to(tl.int64) * q8_stride + own * SIZE
+        tl.store(q8 + to[:, None] + column[None, :], whole.to(tl.int8), mask=mask)
+        tl.store(q_step + token * scale_stride + own, step, mask=there)
+        tl.store(q_sum + token * scale_stride + own, tl.sum(whole, 1), mask=there)
+
+
+@triton.jit
 def store(
     query, key, value, q8, q_step, q_sum, signs, factor, order, layout, query_start, num_tokens,
     num_requests, query_stride, key_stride, value_stride, q8_stride, scale_stride,
@@ -145,58 +207,11 @@ def store(
     there = (token < num_tokens) & (token < tl.load(query_start + num_requests))
     c = class_of(nth, layout, CLASSES)
     for k in tl.static_range(len(DISTINCT)):
-        KIND: tl.constexpr = DISTINCT[k]
-        if is_kind(c, KINDS, KIND, CLASSES):
-            if what < 2:
-                KEY: tl.constexpr = key_format(KIND)
-                VALUE: tl.constexpr = value_format(KIND)
-                KEY_ROW: tl.constexpr = row_width(KEY, SIZE)
-                VALUE_ROW: tl.constexpr = row_width(VALUE, SIZE)
-                block_stride, head_stride, first, _, _, block, _ = numbers(c, layout)
-                request = _request_of(token, query_start, num_requests, STEPS)
-                end = tl.load(query_start + request + 1, mask=there, other=0)
-                length = tl.load(one_of(c, lens, CLASSES) + request, mask=there, other=0)
-                position = tl.maximum(length - end + token, 0)
-                wide = one_of(c, table_strides, CLASSES)
-                table = one_of(c, tables, CLASSES) + request.to(tl.int64) * wide
-                share, inside = share_of(position, there, table, block_stride, block)
-                share = share + (nth - first) * head_stride
-                scale_place = (share + block * (KEY_ROW + VALUE_ROW)) // 2 + inside
-                blocks = chosen(c, data, KINDS, KIND, CLASSES)
-                halves = one_of(c, scales, CLASSES)
-                wide_token = token.to(tl.int64)
-                if KEY == VALUE:
-                    source = key
-                    stride = key_stride
-                    if what == 1:
-                        source = value
-                        stride = value_stride
-                    _store_rows(
-                        source, wide_token * stride + head * SIZE, there, what, signs, factor,
-                        blocks, halves, share + (what * block + inside) * KEY_ROW, scale_place,
-                        block, 2, KEY, SIZE, PADDED, HALF_WIDE, PARTS,
-                    )  # fmt: skip
-                elif what == 0:
-                    _store_rows(
-                        key, wide_token * key_stride + head * SIZE, there, 0, signs, factor,
-                        blocks, halves, share + inside * KEY_ROW, scale_place, block, 2,
-                        KEY, SIZE, PADDED, HALF_WIDE, PARTS,
-                    )  # fmt: skip
-                else:
-                    _store_rows(
-                        value, wide_token * value_stride + head * SIZE, there, 1, signs, factor,
-                        blocks, halves, share + block * KEY_ROW + inside * VALUE_ROW, scale_place,
-                        block, 1, VALUE, SIZE, PADDED, HALF_WIDE, PARTS,
-                    )  # fmt: skip
-            elif KIND == "int8" or KIND == "int4" or KIND == "k8v4":
-                own = head * GROUP + what - 2
-                rows = token.to(tl.int64) * query_stride + own * SIZE
-                y = _rotated_rows(query, rows, there, signs, 0, factor, SIZE, PADDED, SIZE, PARTS)
-                step = tl.maximum(tl.max(tl.abs(y), 1), 1e-30) / 127
-                whole = _rounded(y / step[:, None])
-                column = tl.arange(0, PADDED)
-                mask = there[:, None] & (column < SIZE)[None, :]
-                to = token.to(tl.int64) * q8_stride + own * SIZE
-                tl.store(q8 + to[:, None] + column[None, :], whole.to(tl.int8), mask=mask)
-                tl.store(q_step + token * scale_stride + own, step, mask=there)
-                tl.store(q_sum + token * scale_stride + own, tl.sum(whole, 1), mask=there)
+        if is_kind(c, KINDS, DISTINCT[k], CLASSES):
+            _store_one(
+                query, key, value, q8, q_step, q_sum, signs, factor, layout, query_start, token,
+                there, what, nth, head, c, num_requests, query_stride, key_stride, value_stride,
+                q8_stride, scale_stride, lens, tables, table_strides,
+                chosen(c, data, KINDS, DISTINCT[k], CLASSES), one_of(c, scales, CLASSES),
+                DISTINCT[k], CLASSES, SIZE, PADDED, HALF_WIDE, GROUP, STEPS, PARTS,
+            )  # fmt: skip

@@ -37,9 +37,9 @@ CONFLICTS = (
         lambda c, _: c.device_config.device_type == "cuda" and torch.version.hip is not None,
     ),
     Conflict(
-        "multimodal models",
-        "serve this model without it",
-        lambda c, _: c.model_config.is_multimodal_model,
+        "images whose tokens see each other both ways (Gemma-3)",
+        """serve text alone: --limit-mm-per-prompt '{"image": 0}'""",
+        lambda c, _: c.model_config.is_mm_prefix_lm,
     ),
     Conflict(
         "multi-head latent attention (MLA)",
