@@ -41,6 +41,7 @@ MEASURED := .cache/measured/headaware_profile.json
 KERNELS := setup.py $(wildcard vllm_headaware/kernels/cpu/*.cpp vllm_headaware/kernels/cpu/*.h)
 MONITORING := .cache/monitoring-tools
 ROUTER := .cache/router/bin/vllm-router
+VISION := .cache/torchvision/.installed
 AIPERF := .cache/aiperf/bin/aiperf
 KVPRESS := .cache/kvpress/.installed
 LM_EVAL := .cache/lm-eval/bin/lm_eval
@@ -52,7 +53,7 @@ export VLLM_NO_USAGE_STATS := 1
 .DELETE_ON_ERROR:
 .PHONY: help venv model profile serve test test-fast smoke bench losses families overload open-ended soak monitor observe \
     router loadtest outside-check dashboards monitoring-tools router-tool aiperf-tool lm-eval-tool \
-    kvpress-tool dist docs gpu-dry gpu-check lint format clean
+    kvpress-tool vision-tool dist docs gpu-dry gpu-check lint format clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -87,7 +88,7 @@ profile: $(MODELLED)
 serve: $(INSTALLED) $(MODELLED)
 	@$(PY) -m tools.serve --model $(MODEL) --port $(PORT) --kv-policy $(POLICY)
 
-test: lint $(MEASURED) monitoring-tools router-tool
+test: lint $(MEASURED) monitoring-tools router-tool vision-tool
 	$(PY) -m checks.gpu_dry -q $(AT_ONCE)
 	$(PY) -m pytest -m "not gpu" $(AT_ONCE) $(PYTEST_ARGS)
 
@@ -115,6 +116,7 @@ $(MONITORING):
 
 # These in environments of their own: they want other versions of what vLLM uses.
 router-tool: $(ROUTER)
+vision-tool: $(VISION)
 aiperf-tool: $(AIPERF)
 lm-eval-tool: $(LM_EVAL)
 kvpress-tool: $(KVPRESS)
@@ -122,6 +124,11 @@ kvpress-tool: $(KVPRESS)
 $(ROUTER):
 	$(PYTHON) -m venv .cache/router
 	.cache/router/bin/pip install --quiet vllm-router==0.1.17
+
+# Apart from the others, who would look for its compiled operators; see testbench/vision.py.
+$(VISION): | $(INSTALLED)
+	$(PIP) install --quiet --no-deps --target $(@D) torchvision==0.28.0
+	touch $@
 
 $(AIPERF):
 	$(PYTHON) -m venv .cache/aiperf

@@ -2,7 +2,7 @@
 
     python -m checks.families               all, one after the other
     python -m checks.families Gemma-2       only these
-    python -m checks.families --runner v2   on model runner V2, what GPUs run, in Triton's interpreter
+    python -m checks.families --runner v2   model runner V2, what GPUs run, interpreted
 
 The reference is the family's own code in transformers under the visibility rule. A token is right
 if it is the reference's first choice or as likely. Families that no policy covers must be refused
@@ -33,6 +33,8 @@ TIE = 0.01
 """Log probability by which a token may lag: sums of float32 come in another order."""
 PROMPTS = make_prompts(SIZES["vocab_size"], (5, 97, 333))
 NEW_TOKENS = 12
+TRITON_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
+"""Of a size that the Triton kernels know, as many channels in all."""
 
 
 def apart(function: Callable[..., Any], *args: Any) -> Any:
@@ -135,7 +137,8 @@ def main(argv: list[str] | None = None) -> int:
                 what = f"refused: {refused[name]}"
             else:
                 try:
-                    answers, plan = apart(serve, Path(folder), FAMILIES[name])
+                    options = {**FAMILIES[name], **(TRITON_HEADS if args.runner == "v2" else {})}
+                    answers, plan = apart(serve, Path(folder), options)
                     # vLLM's own backend for some families changes transformers' classes.
                     served[name] = apart(judge, Path(folder), answers, plan)
                     what = f"{served[name]}"

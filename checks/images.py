@@ -21,8 +21,15 @@ from typing import Any
 import numpy as np
 
 from checks.families import NEW_TOKENS, TIE, apart, import_all
+from testbench import vision
 from testbench.families import SIZES
-from testbench.multimodal import FAMILIES, IMAGE_TOKEN, PIXELS, make_multimodal_model, make_processor
+from testbench.multimodal import (
+    FAMILIES,
+    IMAGE_TOKEN,
+    PIXELS,
+    make_multimodal_model,
+    make_processor,
+)
 from testbench.progress import say
 from testbench.random_profile import write_profile
 from testbench.small_requests import POLICY, make_prompts
@@ -74,17 +81,24 @@ def judge(
     folder: Path, name: str, answers: list[tuple[list[int], list[int]]], plan: dict[str, Any]
 ) -> dict[str, Any]:
     """How many tokens are not the reference's."""
+    import torch
+
     from testbench.hf_reference import HFReference, rules_of
 
     pixels = make_processor(FAMILIES[name]).image_processor(make_image(), return_tensors="pt")
+
+    def seen(ids: list[int]) -> dict[str, Any] | None:
+        """What a forward pass of those tokens takes besides."""
+        if IMAGE_TOKEN not in ids:
+            return None
+        kinds = torch.tensor([[int(token == IMAGE_TOKEN) for token in ids]])
+        return {**pixels, **({"mm_token_type_ids": kinds} if "image_grid_thw" in pixels else {})}
 
     def lags(reference: HFReference, look: bool = True) -> list[float]:
         return [
             float(lag)
             for prompt, own in answers
-            for lag in reference.lags(
-                prompt, own, dict(pixels) if look and IMAGE_TOKEN in prompt else None
-            )
+            for lag in reference.lags(prompt, own, seen([*prompt, *own]) if look else None)
         ]
 
     ruled = HFReference(folder, rules_of(plan_from_dict(plan)))
@@ -111,6 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    vision.enable()
     import_all()
     served: dict[str, Any] = {}
     for name in args.names or FAMILIES:

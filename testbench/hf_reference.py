@@ -106,7 +106,10 @@ class HFReference:
 
     @torch.inference_mode()
     def logprobs(
-        self, ids: Sequence[int], num_prompt: int | None = None, images: dict[str, Any] | None = None
+        self,
+        ids: Sequence[int],
+        num_prompt: int | None = None,
+        images: dict[str, Any] | None = None,
     ) -> torch.Tensor:
         """Log probabilities of what follows each position, float32 [num_tokens, vocab].
 

@@ -62,13 +62,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "marks": ([5], [6]),
     },
 }
-"""What each is made of: options of its language model, of its vision tower, its own, the words of its
-tokenizer that stand for images, and the tokens before and after one."""
+"""What each is made of: options of its language model, of its vision tower, its own, the words of
+its tokenizer that stand for images, and the tokens before and after one."""
 
 
 def make_multimodal_model(folder: Path, family: dict[str, Any]) -> Path:
     """A random model with its tokenizer and image processor."""
     import torch
+    from safetensors.torch import load_file, save_file
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     text = {**SIZES, **family["text"]}
@@ -88,6 +89,13 @@ def make_multimodal_model(folder: Path, family: dict[str, Any]) -> Path:
                 gain = 1.0 if "embed_tokens" in name else GAIN * weight[0].numel() ** -0.5
                 weight.normal_(0.0, gain)
     model.save_pretrained(folder)
+    if family["model_type"] == "llava":  # as published checkpoints name it
+        path = folder / "model.safetensors"
+        weights = {
+            name.replace("vision_tower.", "vision_tower.vision_model."): weight
+            for name, weight in load_file(path).items()
+        }
+        save_file(weights, path, {"format": "pt"})
     make_processor(family).save_pretrained(folder)
     return folder
 
@@ -95,7 +103,6 @@ def make_multimodal_model(folder: Path, family: dict[str, Any]) -> Path:
 def make_processor(family: dict[str, Any]) -> Any:
     """What makes pixels and token ids of images and text."""
     import transformers
-
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -126,6 +133,9 @@ def make_processor(family: dict[str, Any]) -> Any:
             num_additional_image_tokens=1,
         )
     return transformers.Qwen2_5_VLProcessor(
-        transformers.Qwen2VLImageProcessor(patch_size=PATCH, min_pixels=PATCH**2 * 4, max_pixels=PIXELS**2),
+        transformers.Qwen2VLImageProcessor(
+            patch_size=PATCH, min_pixels=PATCH**2 * 4, max_pixels=PIXELS**2
+        ),
         tokenizer,
+        transformers.Qwen2VLVideoProcessor(patch_size=PATCH),
     )

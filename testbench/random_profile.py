@@ -14,6 +14,7 @@ from vllm_headaware.profile.model_hash import model_hash
 def make_profile(folder: Path, seed: int = 3) -> HeadProfile:
     """A profile of the model in a folder, with random scores; both gates rank heads alike."""
     config = json.loads((folder / "config.json").read_text())
+    config = config.get("text_config", config)
     rng = random.Random(seed)
     layers, heads = config["num_hidden_layers"], config["num_key_value_heads"]
     scores = {

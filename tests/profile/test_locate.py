@@ -50,7 +50,9 @@ def test_other_sinks_or_windows_are_said(model: Path, capfd: pytest.CaptureFixtu
     assert find_profile(model, sink=4, window=8) == own_profile(model)
     assert capfd.readouterr().err == ""
     assert find_profile(model, sink=4, window=16) == own_profile(model)
-    assert "sinks of 4 and a window of 8 tokens, not 4 and 16" in capfd.readouterr().err
+    assert capfd.readouterr().err == "", "wider than measured: the ranking holds"
+    assert find_profile(model, sink=4, window=6) == own_profile(model)
+    assert "sinks of 4 and a window of 8 tokens, not 4 and 6" in capfd.readouterr().err
 
 
 def test_measures_once_and_keeps(

@@ -16,10 +16,10 @@ def dtypes(config: KVPolicyConfig) -> tuple[str, str, str]:
     return config.retrieval_dtype, config.induction_dtype, config.local_dtype
 
 
-def test_auto_is_int8_on_native_kernels() -> None:
+def test_auto_is_k8v4_on_native_kernels() -> None:
     assert find_kernel() is not None
     config = KVPolicyConfig("headaware", local_dtype="float16")
-    assert dtypes(resolve_dtypes(config, GEOMETRY)) == ("int8", "int8", "float16")
+    assert dtypes(resolve_dtypes(config, GEOMETRY)) == ("k8v4", "k8v4", "float16")
 
 
 def test_auto_is_the_models_dtype_without_them() -> None:

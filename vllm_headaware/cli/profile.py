@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
+from vllm_headaware.profile.format import SINK, WINDOW
 
 if TYPE_CHECKING:
     from vllm_headaware.profile.format import HeadProfile
@@ -22,7 +22,7 @@ prompt has been read in full (answer), how often it points at what is copied (co
 finds repeats (induction). Then close heads in order of rank to see how many must keep everything.
 The prompts are generated; no data set is needed. The result is kept next to the model, or in the
 user's cache if that folder cannot be written; `--kv-head-profile auto` finds it in both. Scores
-depend on sink and window: profile with those you will serve with."""
+depend on sink and window: profile with those you will serve with, if they are narrower."""
 
 EPILOG = """\
 examples:
@@ -62,8 +62,8 @@ def add_parser(subparsers: Any) -> None:
         help="their lengths in tokens (1000,1500,3000)",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sink", type=int, default=KVPolicyConfig.sink, metavar="TOKENS")
-    parser.add_argument("--window", type=int, default=KVPolicyConfig.window, metavar="TOKENS")
+    parser.add_argument("--sink", type=int, default=SINK, metavar="TOKENS")
+    parser.add_argument("--window", type=int, default=WINDOW, metavar="TOKENS")
     parser.add_argument(
         "--from-duo",
         type=Path,

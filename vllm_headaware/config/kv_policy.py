@@ -39,7 +39,7 @@ class KVPolicyConfig:
     """The KV policy of one server, before a model is known.
 
     Shares are fractions of all KV heads of the model; sinks and windows are in tokens and are
-    rounded outward to whole blocks, never inward. A dtype is a KV format by name or "auto": int8
+    rounded outward to whole blocks, never inward. A dtype is a KV format by name or "auto": k8v4
     where the native kernels can run, else the model's own; for layers that have a sliding window of
     their own, as local heads. While a prompt is read, windows are at
     least `prefill_window` wide; "auto": as wide as the pool can hold when the request starts.
@@ -56,11 +56,11 @@ class KVPolicyConfig:
 
     policy: str = "full"
     head_profile: str = "auto"
-    retrieval_share: float = 0.24
+    retrieval_share: float = 0.3
     induction_share: float = 0.125
     sink: int = 64
-    window: int = 512
-    induction_window: int = 1024
+    window: int = 1024
+    induction_window: int = 2048
     prefill_window: int | str = AUTO
     retrieval_dtype: str = AUTO
     induction_dtype: str = AUTO

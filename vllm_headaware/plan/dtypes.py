@@ -12,7 +12,7 @@ from vllm_headaware.kernels.cpu.support import why_not_native
 from vllm_headaware.kernels.triton.support import why_not_triton
 from vllm_headaware.plan.geometry import ModelGeometry
 
-NATIVE_DEFAULT = "int8"
+NATIVE_DEFAULT = "k8v4"
 """What a class's dtype "auto" means where kernels of ours run."""
 
 

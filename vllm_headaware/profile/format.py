@@ -16,6 +16,9 @@ from vllm_headaware.errors import HeadAwareError
 
 FORMAT = "vllm-headaware-head-profile"
 VERSION = 2
+SINK, WINDOW = 64, 512
+"""Tokens that a local head would keep, unless one says otherwise: with wider windows only long
+prompts would tell heads apart."""
 SCORES = ("gate", "answer", "copy", "induction")
 REDO = "make a new one with `vllm-headaware profile MODEL`"
 

@@ -9,7 +9,7 @@ MMAP_THRESHOLD = -3
 LARGE = 2**18
 """Bytes from which on an allocation has pages of its own."""
 FEW_TOKENS = 1200
-"""Prompts up to this long leave little behind, and giving it back would take a third of the time."""
+"""Prompts up to this long leave little behind, and giving it back takes a third of the time."""
 
 
 def give_back_large_blocks() -> None:

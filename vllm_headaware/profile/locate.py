@@ -7,9 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.profile.format import HeadProfile
+from vllm_headaware.profile.format import SINK, WINDOW, HeadProfile
 from vllm_headaware.profile.model_hash import model_hash
 from vllm_headaware.profile.parents import find_parent, quantised_by, require_parent
 
@@ -22,8 +21,8 @@ def find_profile(
     model_dir: str | Path,
     where: str = "auto",
     *,
-    sink: int = KVPolicyConfig.sink,
-    window: int = KVPolicyConfig.window,
+    sink: int = SINK,
+    window: int = WINDOW,
 ) -> HeadProfile:
     """A profile that fits the model.
 
@@ -33,7 +32,8 @@ def find_profile(
             engine's) and keep it in the first of the first two places that can be written.
             A model with quantised weights is served by its parent's (profile/parents.py).
         sink, window: what will be served, in tokens. A profile that has to be measured is measured
-            with them; one that was measured with others is used, and stderr says so.
+            with that window or with WINDOW, whichever is narrower; one that was measured with other
+            sinks or with a wider window than is served is used, and stderr says so.
 
     Raises:
         HeadAwareError: an unusable file, or one of another model.
@@ -75,14 +75,14 @@ def find_profile(
         file=sys.stderr,
         flush=True,
     )
-    profile = profile_model(model_dir, sink=sink, window=window, progress=True)
+    profile = profile_model(model_dir, sink=sink, window=min(window, WINDOW), progress=True)
     keep_profile(profile, places)
     return profile
 
 
 def _say_if_measured_otherwise(profile: HeadProfile, path: Path, sink: int, window: int) -> None:
     own = profile.method.get("sink"), profile.method.get("window")
-    if own != (sink, window):
+    if own[0] != sink or own[1] is None or own[1] > window:
         print(
             f"head profile {path} was measured with sinks of {own[0]} and a window of {own[1]}"
             f" tokens, not {sink} and {window}: other heads might rank higher; to measure again,"

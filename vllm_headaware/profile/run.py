@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.plan.geometry import layer_windows
 from vllm_headaware.profile.ablation import SHARES, ablate
@@ -21,7 +20,7 @@ from vllm_headaware.profile.answers import EPOCHS, read_prompt, train_gates
 from vllm_headaware.profile.bar import profiling_bar
 from vllm_headaware.profile.copying import CopyWatch
 from vllm_headaware.profile.described import describe_model, provenance, rounded
-from vllm_headaware.profile.format import HeadProfile
+from vllm_headaware.profile.format import SINK, WINDOW, HeadProfile
 from vllm_headaware.profile.gate import gate_gradients, gate_scores, gate_shares
 from vllm_headaware.profile.induction import induction_scores
 from vllm_headaware.profile.questions import (
@@ -45,8 +44,8 @@ INDUCTION_LENGTH, INDUCTION_RUNS = 128, 4
 def profile_model(
     model_dir: str | Path,
     *,
-    sink: int = KVPolicyConfig.sink,
-    window: int = KVPolicyConfig.window,
+    sink: int = SINK,
+    window: int = WINDOW,
     samples: int = DEFAULT_SAMPLES,
     lengths: Sequence[int] = DEFAULT_LENGTHS,
     seed: int = 0,

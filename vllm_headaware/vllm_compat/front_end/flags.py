@@ -61,7 +61,7 @@ HELP: dict[str, tuple[str, str]] = {
     ),
     "retrieval_dtype": (
         "DTYPE",
-        f"How retrieval heads store K and V: {', '.join(FORMATS)}, or auto: int8 where the native"
+        f"How retrieval heads store K and V: {', '.join(FORMATS)}, or auto: k8v4 where the native"
         " kernels run, else the model's dtype.",
     ),
     "induction_dtype": ("DTYPE", "The same for induction heads."),
