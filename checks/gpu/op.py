@@ -32,6 +32,10 @@ def main() -> None:
     measure(DRY if args.dry_run else REAL)
 
 
+KINDS = ("k8v4", "k8v4")
+"""What the default stores."""
+
+
 def copy_bandwidth(repeats: int) -> float:
     """Bytes read and written per second by a copy, the device's own."""
     import torch
@@ -57,6 +61,7 @@ def decode(scale: Any) -> None:
         inputs = Inputs(g, load, 1, torch.bfloat16)
         sides: dict[str, Callable[[], Any]] = {
             "stock": partial(Stock, g, inputs),
+            "ours k8v4": partial(Ours, g, inputs, ("k8v4", "k8v4"), some),
             "ours int8": partial(Ours, g, inputs, ("int8", "int8"), some),
             "ours int4": partial(Ours, g, inputs, ("int4", "int4"), some),
             "ours bfloat16": partial(Ours, g, inputs, ("bfloat16", "bfloat16"), some),
@@ -77,9 +82,9 @@ def prefill(scale: Any) -> None:
         inputs = Inputs(g, load, min(scale.chunk, load.tokens), torch.bfloat16)
         sides: dict[str, Callable[[], Any]] = {
             "stock": partial(Stock, g, inputs),
-            "ours windowed": partial(Ours, g, inputs, ("int8", "int8"), 0),
-            "ours full": partial(Ours, g, inputs, ("int8", "int8"), g.kv_heads),
-            "ours default": partial(Ours, g, inputs, ("int8", "int8"), g.retrieval_heads),
+            "ours windowed": partial(Ours, g, inputs, KINDS, 0),
+            "ours full": partial(Ours, g, inputs, KINDS, g.kv_heads),
+            "ours default": partial(Ours, g, inputs, KINDS, g.retrieval_heads),
         }
         _compare("prefill", load, sides, max(scale.repeats // 4, 1), None)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vllm_headaware.config import KVPolicyConfig
+
 BANDWIDTH_BYTES = 2**30
 
 
@@ -16,7 +18,7 @@ class Geometry:
     head_size: int = 128
     retrieval_heads: int = 2
     sink: int = 64
-    window: int = 512
+    window: int = KVPolicyConfig.window
     retrieval_block: int = 96
     local_block: int = 32
     hidden_size: int = 4096

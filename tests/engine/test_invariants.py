@@ -50,7 +50,7 @@ def test_3_output_is_the_reference_of_the_rule(
     assert together["tokens"] != stock["tokens"], "the rule should matter on this model"
 
 
-@pytest.mark.parametrize("dtypes", [("int8", "int8", "int8"), ("int4", "int8", "float16")])
+@pytest.mark.parametrize("dtypes", [("k8v4", "int8", "k8v4"), ("int4", "int8", "float16")])
 def test_3_quantised_output_is_the_reference_of_the_formats(
     model: Path, prompts: list[list[int]], together: Any, dtypes: tuple[str, ...]
 ) -> None:
@@ -72,7 +72,7 @@ def test_3_quantised_output_is_the_reference_of_the_formats(
     # are wide: what a reference finds there varies by some hundredths when it is disturbed by as
     # little as the kernels may be off, so disturbed ones are asked, too.
     references, bound = [HFReference(model, rules_of(plan))], 0.02
-    if "int4" in dtypes:
+    if {"int4", "k8v4"} & set(dtypes):
         torch.manual_seed(0)
         references += [HFReference(model, rules_of(plan), noise=KERNEL_NOISE)] * 16
         bound = 0.05

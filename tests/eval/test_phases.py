@@ -120,8 +120,8 @@ def test_budgets_bind_every_method(subject: Subject, monkeypatch: pytest.MonkeyP
 def test_ablations_change_one_thing(subject: Subject) -> None:
     contenders = ablation_contenders(subject, 1512)
     held = {name: c.held_bytes for name, c in contenders.items()}
-    whole = held["+ int8 = headaware"]
-    assert held["full"] > held["+ classes"] > whole > held["- int8 (int4 instead)"]
+    whole = held["+ k8v4 = headaware"]
+    assert held["full"] > held["+ classes"] > whole > held["- k8v4 (int4 instead)"]
     assert held["- ranking (heads by lot)"] == whole == held["- gate (ranked by copy score)"]
     assert held["- answers' gate (that of all rows)"] == whole
     assert held["- classes (one window for all)"] >= whole

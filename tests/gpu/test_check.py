@@ -26,6 +26,6 @@ def test_every_part_runs_dry() -> None:
     assert summary["ok"], done.stdout[-3000:]
     assert summary["peers_that_could_not_run"] == 0, done.stdout[-3000:]
     sides = {line["side"] for line in lines if line.get("part") == "decode" and "side" in line}
-    assert sides == {*(f"ours {kind}" for kind in ("int8", "int4", "bfloat16")), "stock",
+    assert sides == {*(f"ours {kind}" for kind in ("k8v4", "int8", "int4", "bfloat16")), "stock",
                      "vllm int8", "vllm int4"}  # fmt: skip
     assert {line["side"] for line in lines if "decode_step_ms" in line} == {"stock", "ours"}

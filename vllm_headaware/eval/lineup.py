@@ -45,7 +45,7 @@ def line_up(config: KVPolicyConfig, target: Target, num_tokens: int) -> dict[str
     """All METHODS for requests of num_tokens; the baselines hold no fewer bytes than headaware.
 
     Args:
-        config: of the headaware policy; dtypes "auto" become int8, what serving takes on a CPU.
+        config: of the headaware policy; dtypes "auto" become what serving takes on a CPU.
     """
     config = native_dtypes(config)
     own = make_plan(config, target.geometry, target.profile.scores)

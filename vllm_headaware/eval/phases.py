@@ -83,7 +83,7 @@ def lengths_work(subject: Subject, config: KVPolicyConfig) -> Work:
 
 
 def budgets_work(subject: Subject) -> Work:
-    """Phase 2: all methods within the bytes of so many int8 tokens in every layer.
+    """Phase 2: all methods within the bytes of so many tokens in every layer.
 
     The baselines deal a budget evenly to the KV heads of a layer. Local heads of headaware get a
     quarter of such a share as their window, and an eighth, up to 64 tokens, as sinks; as many heads
@@ -137,7 +137,7 @@ def ablation_contenders(subject: Subject, num_tokens: int) -> dict[str, Contende
 
     plans = {
         "+ classes": plan(dtype=geometry.kv_dtype),
-        "+ int8 = headaware": plan(),
+        "+ k8v4 = headaware": plan(),
         "- classes (one window for all)": streamingllm_at(plan(), whole, num_tokens),
         "- ranking (heads by lot)": plan(by_lot(profile, subject.seed)),
         "- answers' gate (that of all rows)": plan(ranked_by(profile, "gate")),
@@ -145,7 +145,7 @@ def ablation_contenders(subject: Subject, num_tokens: int) -> dict[str, Contende
         "- sinks": plan(sink=0),
         "- wide windows (64)": plan(window=64),
         "- wider windows for prompts": plan(prefill_window=0),
-        "- int8 (int4 instead)": plan(dtype="int4"),
+        "- k8v4 (int4 instead)": plan(dtype="int4"),
         "with an induction class": plan(induction_share=0.125),
     }
     full = full_cache(target, num_tokens)

@@ -12,7 +12,7 @@ TITLES = {
 NOTES = {
     "1": "StreamingLLM and H2O stay at the bytes that headaware holds of the shortest prompts.",
     "2": "A budget is in tokens per layer, its KV heads together: the baselines give every head its"
-    " share, in int8 and whole blocks; headaware holds no more bytes than they do.",
+    " share, in its KV dtype and whole blocks; headaware holds no more bytes than they do.",
     "3": "Rows with + add one part to the row above; rows with - take one part from headaware.",
 }
 
