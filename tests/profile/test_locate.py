@@ -67,7 +67,7 @@ def test_measures_once_and_keeps(
     monkeypatch.setattr(run, "profile_model", measure)
     assert find_profile(model, sink=5, window=33) == own_profile(model)
     assert find_profile(model) == own_profile(model)
-    assert calls == [{"sink": 5, "window": 33, "progress": True}]
+    assert calls == [{"sink": 5, "window": 33, "progress": True, "resume": True}]
     assert (model / FILE_NAME).exists()
     assert f"kept in {model / FILE_NAME}" in capfd.readouterr().err
 

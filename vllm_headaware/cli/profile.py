@@ -108,6 +108,11 @@ def add_parser(subparsers: Any) -> None:
         help="of weights and activations: bfloat16 takes half the memory (float32)",
     )
     parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="measure everything anew; else what a run that was stopped has found is used",
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="measure nothing: say how much memory and how long it would take",
@@ -168,6 +173,7 @@ def measured(args: argparse.Namespace, model_dir: Path) -> HeadProfile:
         bound=DEFAULT_BOUND if args.bound is None else args.bound,
         device=device_of(args),
         dtype=args.dtype or "float32",
+        resume=not args.fresh,
     )
 
 

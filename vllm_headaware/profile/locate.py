@@ -75,7 +75,9 @@ def find_profile(
         file=sys.stderr,
         flush=True,
     )
-    profile = profile_model(model_dir, sink=sink, window=min(window, WINDOW), progress=True)
+    profile = profile_model(
+        model_dir, sink=sink, window=min(window, WINDOW), progress=True, resume=True
+    )
     keep_profile(profile, places)
     return profile
 

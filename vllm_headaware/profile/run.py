@@ -7,6 +7,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from vllm_headaware.profile.questions import (
     make_answers,
     make_questions,
 )
+from vllm_headaware.profile.resume import Findings, unfinished_place
 
 DEFAULT_LENGTHS = (1000, 1500, 3000)
 """As long as time allows: a ranking from prompts of up to 2,200 tokens misses heads that prompts of
@@ -53,6 +55,7 @@ def profile_model(
     device: str = "cpu",
     dtype: str = "float32",
     progress: bool | None = None,
+    resume: bool = False,
 ) -> HeadProfile:
     """Score every KV head of a model on generated calibration prompts.
 
@@ -64,6 +67,8 @@ def profile_model(
         device: what computes, a name of torch's.
         dtype: of weights and activations, likewise.
         progress: show a bar on stderr; None means only on a terminal.
+        resume: keep what is found in the user's cache until all is done, and begin with what is
+            there of the same measurement.
 
     Raises:
         HeadAwareError: a model that cannot be loaded or probed, or prompts that fit in the window.
@@ -98,25 +103,50 @@ def profile_model(
     weights = [question.weight for question in questions]
     total = len(questions) + (EPOCHS + 1) * len(answers) + INDUCTION_RUNS + len(SHARES) + 1
     bar = profiling_bar(total, progress)
+    method = {
+        "sink": sink,
+        "window": window,
+        "samples": samples,
+        "lengths": list(lengths),
+        "seed": seed,
+    }
+    asked = {**method, "bound": bound, "dtype": dtype}
+    place = unfinished_place(described.hash, asked) if resume else None
+    found = Findings(place, bar.update)
     gradients, copies = [], []
     with bar:
-        for question in questions:
-            watch = CopyWatch(model, question)
-            gradient, logits = gate_gradients(model, question, sink, window, watch.saw)
+        for number, question in enumerate(questions):
+            gradient, copied = found.once(
+                f"question-{number}", partial(_ask, model, question, sink, window, bar.update), 1
+            )
             gradients.append(gradient)
-            if (copied := watch.scores(logits)) is not None:
+            if copied is not None:
                 copies.append(copied)
-            bar.update()
         shares = gate_shares(torch.stack(gradients))
         gate = gate_scores(shares, weights)
-        halves = _train_halves(model, answers, sink, window, seed, bar.update)
-        ablation = ablate(model, _to_ablate(questions), gate, sink, window, bound, bar.update)
+        half = len(answers) // 2
+        halves = torch.stack(
+            [
+                found.once(
+                    f"gates-{number}",
+                    partial(_train, model, part, sink, window, seed, bar.update),
+                    (EPOCHS + 1) * len(part),
+                )
+                for number, part in enumerate((answers[:half], answers[half:]))
+            ]
+        )
+        ablation = found.once(
+            "ablation",
+            partial(ablate, model, _to_ablate(questions), gate, sink, window, bound, bar.update),
+            len(SHARES) + 1,
+        )
         generator = torch.Generator().manual_seed(seed)
         inductions = []
         for _ in range(INDUCTION_RUNS):
             vocab = model.config.get_text_config().vocab_size
             inductions.append(induction_scores(model, vocab, INDUCTION_LENGTH, generator))
             bar.update()
+    found.forget()
 
     copying = torch.stack(copies) if copies else torch.zeros_like(shares[:1])
     induced = torch.stack(inductions)
@@ -132,14 +162,7 @@ def profile_model(
     return HeadProfile(
         model=described,
         scores={name: rounded(values) for name, values in scores.items()},
-        method={
-            "sink": sink,
-            "window": window,
-            "samples": samples,
-            "samples_copied": len(copies),
-            "lengths": list(lengths),
-            "seed": seed,
-        },
+        method={**method, "samples_copied": len(copies)},
         agreement={
             "split_half_spearman": {
                 "gate": _gate_agreement(shares[:, scored], weights),
@@ -183,7 +206,17 @@ def load_model(folder: Path, device: str = "cpu", dtype: str = "float32") -> tup
     return model.eval().requires_grad_(False), tokenizer
 
 
-def _train_halves(
+def _ask(
+    model: Any, question: Question, sink: int, window: int, tick: Callable[[], object]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Gradients of the gates and, where the answer was copied, copy scores: [layers, KV heads]."""
+    watch = CopyWatch(model, question)
+    gradient, logits = gate_gradients(model, question, sink, window, watch.saw)
+    tick()
+    return gradient, watch.scores(logits)
+
+
+def _train(
     model: Any,
     answers: Sequence[Question],
     sink: int,
@@ -191,16 +224,13 @@ def _train_halves(
     seed: int,
     tick: Callable[[], object],
 ) -> torch.Tensor:
-    """Gates trained on either half of the answers, [2, layers, KV heads]."""
-    half, gates = len(answers) // 2, []
-    for part in (answers[:half], answers[half:]):
-        with tempfile.TemporaryDirectory(prefix="vllm-headaware-profile-") as folder:
-            read = []
-            for number, question in enumerate(part):
-                read.append(read_prompt(model, question, Path(folder, str(number))))
-                tick()
-            gates.append(train_gates(model, read, sink=sink, window=window, seed=seed, tick=tick))
-    return torch.stack(gates)
+    """Gates trained on answers, [layers, KV heads]."""
+    with tempfile.TemporaryDirectory(prefix="vllm-headaware-profile-") as folder:
+        read = []
+        for number, question in enumerate(answers):
+            read.append(read_prompt(model, question, Path(folder, str(number))))
+            tick()
+        return train_gates(model, read, sink=sink, window=window, seed=seed, tick=tick)
 
 
 def _gate_agreement(shares: torch.Tensor, weights: Sequence[float]) -> float:
