@@ -30,7 +30,7 @@ ELASTIC ?= prompt
 SCENARIO ?= long_document
 PYTEST_ARGS ?=
 # pytest-xdist: a worker for each core, each with whole files of tests
-AT_ONCE ?= -n auto --dist loadfile
+AT_ONCE ?= -n auto --dist loadfile --no-loadscope-reorder
 
 VENV := .venv
 PY := $(VENV)/bin/python

@@ -32,6 +32,8 @@ from vllm_headaware.vllm_compat.carrier import get_plan
 TIE = 0.01
 """Log probability by which a token may lag: sums of float32 come in another order."""
 PROMPTS = make_prompts(SIZES["vocab_size"], (5, 97, 333))
+FEW_PROMPTS = make_prompts(SIZES["vocab_size"], (5, 130))
+"""Where every kernel is interpreted."""
 NEW_TOKENS = 12
 TRITON_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64}
 """Of a size that the Triton kernels know, as many channels in all."""
@@ -43,7 +45,9 @@ def apart(function: Callable[..., Any], *args: Any) -> Any:
         return pool.apply(function, args)
 
 
-def serve(folder: Path, options: dict[str, Any]) -> tuple[list[list[int]], dict[str, Any]]:
+def serve(
+    folder: Path, options: dict[str, Any], prompts: list[list[int]]
+) -> tuple[list[list[int]], dict[str, Any]]:
     """Make a model, and the real engine's greedy tokens under the policy, and its plan."""
     from vllm import LLM, SamplingParams
     from vllm.inputs import TokensPrompt
@@ -62,19 +66,21 @@ def serve(folder: Path, options: dict[str, Any]) -> tuple[list[list[int]], dict[
     )
     params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True, detokenize=False)
     outputs = llm.generate(
-        [TokensPrompt(prompt_token_ids=prompt) for prompt in PROMPTS], params, use_tqdm=False
+        [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts], params, use_tqdm=False
     )
     plan = get_plan(llm.llm_engine.vllm_config)
     assert plan is not None
     return [list(output.outputs[0].token_ids) for output in outputs], plan_to_dict(plan)
 
 
-def judge(folder: Path, answers: list[list[int]], plan: dict[str, Any]) -> dict[str, Any]:
+def judge(
+    folder: Path, answers: list[list[int]], plan: dict[str, Any], prompts: list[list[int]]
+) -> dict[str, Any]:
     """How many tokens are not the reference's."""
     from testbench.hf_reference import HFReference, rules_of
 
     def lags(reference: HFReference) -> list[float]:
-        pairs = zip(PROMPTS, answers, strict=True)
+        pairs = zip(prompts, answers, strict=True)
         return [float(lag) for prompt, own in pairs for lag in reference.lags(prompt, own)]
 
     own = lags(HFReference(folder, rules_of(plan_from_dict(plan))))
@@ -90,7 +96,7 @@ def judge(folder: Path, answers: list[list[int]], plan: dict[str, Any]) -> dict[
 def refusal(options: dict[str, Any], folder: Path) -> str:
     """What the engine says of a family that no policy covers; empty if it serves it."""
     try:
-        serve(folder, options)
+        serve(folder, options, PROMPTS)
     except Exception as error:  # vLLM wraps what a worker raises
         return f"{error}"
     return ""
@@ -126,6 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     served: dict[str, Any] = {}
     refused: dict[str, str] = {}
     failed: dict[str, str] = {}
+    prompts = FEW_PROMPTS if args.runner == "v2" else PROMPTS
     chosen = args.names or [*FAMILIES, *REFUSED]
     for number, name in enumerate(chosen, 1):
         with tempfile.TemporaryDirectory() as folder:
@@ -138,9 +145,9 @@ def main(argv: list[str] | None = None) -> int:
             else:
                 try:
                     options = {**FAMILIES[name], **(TRITON_HEADS if args.runner == "v2" else {})}
-                    answers, plan = apart(serve, Path(folder), options)
+                    answers, plan = apart(serve, Path(folder), options, prompts)
                     # vLLM's own backend for some families changes transformers' classes.
-                    served[name] = apart(judge, Path(folder), answers, plan)
+                    served[name] = apart(judge, Path(folder), answers, plan, prompts)
                     what = f"{served[name]}"
                 except Exception as error:  # the others are still to be seen
                     failed[name] = what = f"{type(error).__name__}: {error}"

@@ -12,7 +12,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker and what it starts: one core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
+FIRST = ("test_families.py", "test_malformed.py", "test_estimate.py", "test_images.py")
+"""Few tests that take minutes each: at the end one worker would do them while others wait."""
 DEMO_MODEL = Path(__file__).parent.parent / ".cache" / "models" / "SmolLM2-135M-Instruct"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of FIRST first, the others as they were."""
+    items.sort(key=lambda item: item.path.name not in FIRST)
 
 
 @pytest.fixture(scope="session")
