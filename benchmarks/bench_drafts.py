@@ -30,7 +30,7 @@ def measure(model: Path, drafts: bool) -> dict[str, Any]:
     from testbench.engine import SteppedEngine
     from vllm_headaware.tasks.given import make_given
 
-    options = {"speculative_config": DRAFTS} if drafts else {}
+    options: dict[str, Any] = {"speculative_config": DRAFTS} if drafts else {}
     engine = SteppedEngine(
         model, "headaware", max_model_len=2048, enforce_eager=True, max_num_seqs=2, **options
     )

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+EXACT = torch.cpu._is_vnni_supported()
+SATURATES = "vLLM's own int8 products saturate on CPUs without VNNI"
 SCHEME: dict[str, Any] = {"num_bits": 8, "type": "int", "symmetric": True}
 CONFIG = {
     "quant_method": "compressed-tensors",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from testbench.hf_reference import HFReference, rules_of
-from testbench.quantised import make_quantised, quantise_like
+from testbench.quantised import EXACT, SATURATES, make_quantised, quantise_like
 from testbench.small_requests import POLICY, make_prompts
 from tests.engine.scenario import run_scenario
 from vllm_headaware.plan.plan_json import plan_from_dict
@@ -15,6 +15,7 @@ from vllm_headaware.profile.locate import FILE_NAME
 pytestmark = pytest.mark.engine
 
 
+@pytest.mark.skipif(not EXACT, reason=SATURATES)
 def test_quantised_weights(model: Path, tmp_path: Path) -> None:
     child = make_quantised(model, tmp_path / "child")
     prompts = make_prompts(211, (60, 200, 333, 450))

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from testbench.families import FAMILIES, make_family_model
-from testbench.quantised import make_quantised, quantise_like
+from testbench.quantised import EXACT, SATURATES, make_quantised, quantise_like
 from testbench.small_requests import make_prompts
 from tests.engine.child import run_child
 from vllm_headaware.plan.geometry import layer_windows
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.engine
 
 IDS = make_prompts(211, (333,))[0]
 ROWS, SINK, WINDOW = 21, 7, 40
+QUANTISED = pytest.param("quantised", marks=pytest.mark.skipif(not EXACT, reason=SATURATES))
 
 
 def measured(model: Path, **engine: Any) -> tuple[dict[int, Any], dict[int, Any]]:
@@ -66,7 +67,7 @@ def expected(model: Any) -> dict[int, torch.Tensor]:
     return scores
 
 
-@pytest.mark.parametrize("which", ["Llama", "Gemma-3", "quantised", "two ranks"])
+@pytest.mark.parametrize("which", ["Llama", "Gemma-3", QUANTISED, "two ranks"])
 def test_scores_are_those_of_transformers(model: Path, tmp_path: Path, which: str) -> None:
     served, engine = model, {}
     if which in FAMILIES:
