@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ class Findings:
             torch.save(found, part)
             part.replace(path)
         except (OSError, RuntimeError):
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def unfinished_place(model_hash: str, asked: dict[str, Any]) -> Path:
