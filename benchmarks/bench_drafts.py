@@ -5,8 +5,8 @@
 Held-out passages of 1,500 tokens are to be repeated word for word, one request at a time: what
 drafts are for. Both engines run eagerly under --kv-policy headaware. Tokens of a side are those of
 its own greedy decoding: with a quantised KV cache they may part, since what several rows of a step
-compute is off by a little from what one row does, and roundings follow. The last line on stdout is one JSON object. Timings are only good on a
-machine that does nothing else.
+compute is off by a little from what one row does, and roundings follow. The last line on stdout is
+one JSON object. Timings are only good on a machine that does nothing else.
 """
 
 from __future__ import annotations
