@@ -47,12 +47,12 @@ def measure(model: Path, drafts: bool) -> dict[str, Any]:
     for number, one in enumerate(copies):
         engine.add(f"{number}", one.prompt, NEW_TOKENS)
         final: Any = None
-        while engine.llm.llm_engine.has_unfinished_requests():
-            begin = time.perf_counter()
-            outputs: Any = engine.llm.llm_engine.step()
+        begin = time.perf_counter()
+        for outputs in engine.run():
             if final is not None:
                 seconds += time.perf_counter() - begin
                 steps += 1
+            begin = time.perf_counter()
             for output in outputs:
                 final = output.outputs[0]
         answers.append(list(final.token_ids))

@@ -17,7 +17,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,49 +39,59 @@ TRITON_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 
 """Of a size that the Triton kernels know, as many channels in all."""
 
 
+Answers = list[tuple[list[int], list[int]]]
+"""Prompts as the engine saw them, and what it said."""
+
+
 def apart(function: Callable[..., Any], *args: Any) -> Any:
     """What a function returns or raises in a process of its own, which has all imports already."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
         return pool.apply(function, args)
 
 
-def serve(
-    folder: Path, options: dict[str, Any], prompts: list[list[int]]
-) -> tuple[list[list[int]], dict[str, Any]]:
-    """Make a model, and the real engine's greedy tokens under the policy, and its plan."""
-    from vllm import LLM, SamplingParams
-    from vllm.inputs import TokensPrompt
+def generate(
+    model: Path, prompts: Sequence[dict[str, Any]], **more: Any
+) -> tuple[Answers, dict[str, Any]]:
+    """The real engine's greedy tokens under the policy, and its plan.
 
-    model = make_family_model(folder, options)
+    Args:
+        model: a folder, which gets a random profile.
+        prompts: as vLLM takes them.
+        more: further arguments of vllm.LLM.
+    """
+    from vllm import LLM, SamplingParams
+
     write_profile(model)
     llm: Any = LLM(
         str(model),
         dtype="float32",
-        enforce_eager=True,
         max_model_len=1024,
         max_num_batched_tokens=128,
         max_num_seqs=4,
-        skip_tokenizer_init=True,
-        **{**POLICY, "kv_prefill_window": 0},
+        **{**POLICY, "kv_prefill_window": 0, "enforce_eager": True, **more},
     )
     params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True, detokenize=False)
-    outputs = llm.generate(
-        [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts], params, use_tqdm=False
-    )
+    outputs = llm.generate(list(prompts), params, use_tqdm=False)
     plan = get_plan(llm.llm_engine.vllm_config)
     assert plan is not None
-    return [list(output.outputs[0].token_ids) for output in outputs], plan_to_dict(plan)
+    answers = [(list(o.prompt_token_ids), list(o.outputs[0].token_ids)) for o in outputs]
+    return answers, plan_to_dict(plan)
 
 
-def judge(
-    folder: Path, answers: list[list[int]], plan: dict[str, Any], prompts: list[list[int]]
-) -> dict[str, Any]:
+def serve(
+    folder: Path, options: dict[str, Any], prompts: list[list[int]], **more: Any
+) -> tuple[Answers, dict[str, Any]]:
+    """Make a model, and what generate() says of it; more: its further arguments."""
+    asked = [{"prompt_token_ids": prompt} for prompt in prompts]
+    return generate(make_family_model(folder, options), asked, skip_tokenizer_init=True, **more)
+
+
+def judge(folder: Path, answers: Answers, plan: dict[str, Any]) -> dict[str, Any]:
     """How many tokens are not the reference's."""
     from testbench.hf_reference import HFReference, rules_of
 
     def lags(reference: HFReference) -> list[float]:
-        pairs = zip(prompts, answers, strict=True)
-        return [float(lag) for prompt, own in pairs for lag in reference.lags(prompt, own)]
+        return [float(lag) for prompt, own in answers for lag in reference.lags(prompt, own)]
 
     own = lags(HFReference(folder, rules_of(plan_from_dict(plan))))
     return {
@@ -102,8 +112,11 @@ def refusal(options: dict[str, Any], folder: Path) -> str:
     return ""
 
 
-def import_all() -> None:
-    """So that the processes need not: what takes the time of a small model."""
+def prepare() -> None:
+    """Set the environment, and import what processes need: what takes the time of a small model."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     from vllm.model_executor.models import registry
 
     import testbench.hf_reference  # noqa: F401
@@ -123,12 +136,9 @@ def main(argv: list[str] | None = None) -> int:
     unknown = set(args.names) - {*FAMILIES, *REFUSED}
     if unknown:
         parser.error(f"no such family: {', '.join(sorted(unknown))}")
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     if args.runner == "v2":
         enable(runner=True)
-    import_all()
+    prepare()
     served: dict[str, Any] = {}
     refused: dict[str, str] = {}
     failed: dict[str, str] = {}
@@ -147,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
                     options = {**FAMILIES[name], **(TRITON_HEADS if args.runner == "v2" else {})}
                     answers, plan = apart(serve, Path(folder), options, prompts)
                     # vLLM's own backend for some families changes transformers' classes.
-                    served[name] = apart(judge, Path(folder), answers, plan, prompts)
+                    served[name] = apart(judge, Path(folder), answers, plan)
                     what = f"{served[name]}"
                 except Exception as error:  # the others are still to be seen
                     failed[name] = what = f"{type(error).__name__}: {error}"

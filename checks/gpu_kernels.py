@@ -39,6 +39,7 @@ class Case:
 
 CASES = (
     Case("8B, int8", 128, 32, 8, ("int8", "int8", "int8")),
+    Case("8B, int4", 128, 32, 8, ("int4", "int4", "int4")),
     Case("8B, k8v4", 128, 32, 8, ("k8v4", "k8v4", "k8v4")),
     Case("8B, bfloat16", 128, 32, 8, ("bfloat16", "bfloat16", "bfloat16")),
     Case("8B, one class", 128, 32, 8, ("int8",), (64,)),

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from checks.families import NEW_TOKENS, TIE, apart, import_all
+from checks.families import TIE, Answers, apart, generate, prepare
 from testbench import vision
 from testbench.families import SIZES
 from testbench.multimodal import (
@@ -31,10 +30,8 @@ from testbench.multimodal import (
     make_processor,
 )
 from testbench.progress import say
-from testbench.random_profile import write_profile
-from testbench.small_requests import POLICY, make_prompts
-from vllm_headaware.plan.plan_json import plan_from_dict, plan_to_dict
-from vllm_headaware.vllm_compat.carrier import get_plan
+from testbench.small_requests import make_prompts
+from vllm_headaware.plan.plan_json import plan_from_dict
 
 BEFORE, AFTER = make_prompts(SIZES["vocab_size"], (11, 150))
 
@@ -47,39 +44,20 @@ def make_image() -> Any:
     return Image.fromarray(pixels)
 
 
-def serve(folder: Path, name: str) -> tuple[list[tuple[list[int], list[int]]], dict[str, Any]]:
-    """Make a model; prompts, as the engine saw them, and its greedy tokens; and its plan."""
-    from vllm import LLM, SamplingParams
-
+def serve(folder: Path, name: str) -> tuple[Answers, dict[str, Any]]:
+    """Make a model, and what generate() says of it: text alone, and with an image."""
     family = FAMILIES[name]
-    make_multimodal_model(folder, family)
-    write_profile(folder)
-    llm: Any = LLM(
-        str(folder),
-        dtype="float32",
-        enforce_eager=True,
-        max_model_len=1024,
-        max_num_batched_tokens=128,
-        max_num_seqs=4,
-        limit_mm_per_prompt={"image": 1, "video": 0},
-        **{**POLICY, "kv_prefill_window": 0},
-    )
-    params = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True, detokenize=False)
-    marked = [*BEFORE, *family["marks"][0], IMAGE_TOKEN, *family["marks"][1], *AFTER]
-    prompts: list[Any] = [
+    before, after = family["marks"]
+    marked = [*BEFORE, *before, IMAGE_TOKEN, *after, *AFTER]
+    prompts: list[dict[str, Any]] = [
         {"prompt_token_ids": [*BEFORE, *AFTER]},
         {"prompt_token_ids": marked, "multi_modal_data": {"image": make_image()}},
     ]
-    outputs = llm.generate(prompts, params, use_tqdm=False)
-    plan = get_plan(llm.llm_engine.vllm_config)
-    assert plan is not None
-    answers = [(list(o.prompt_token_ids), list(o.outputs[0].token_ids)) for o in outputs]
-    return answers, plan_to_dict(plan)
+    model = make_multimodal_model(folder, family)
+    return generate(model, prompts, limit_mm_per_prompt={"image": 1, "video": 0})
 
 
-def judge(
-    folder: Path, name: str, answers: list[tuple[list[int], list[int]]], plan: dict[str, Any]
-) -> dict[str, Any]:
+def judge(folder: Path, name: str, answers: Answers, plan: dict[str, Any]) -> dict[str, Any]:
     """How many tokens are not the reference's."""
     import torch
 
@@ -122,11 +100,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if unknown := set(args.names) - set(FAMILIES):
         parser.error(f"no such family: {', '.join(sorted(unknown))}")
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     vision.enable()
-    import_all()
+    prepare()
     served: dict[str, Any] = {}
     for name in args.names or FAMILIES:
         with tempfile.TemporaryDirectory() as folder:

@@ -63,8 +63,7 @@ def measure(model: Path, policy: str | None, options: dict[str, Any]) -> list[di
     for number, one in enumerate(given):
         engine.add(f"{number}", one.prompt, len(one.answer), {KEY: one.answer}, logprobs=1)
         final: Any = None
-        while engine.llm.llm_engine.has_unfinished_requests():
-            outputs: Any = engine.llm.llm_engine.step()
+        for outputs in engine.run():
             for output in outputs:
                 final = output.outputs[0]
         assert list(final.token_ids) == one.answer, "what is said is laid down"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,11 @@ class SteppedEngine:
         )
         prompt: Any = {"prompt_token_ids": list(prompt_token_ids)}
         self.llm.llm_engine.add_request(name, prompt, params)
+
+    def run(self) -> Iterator[Any]:
+        """Step until no request is left: vLLM's outputs of each step."""
+        while self.llm.llm_engine.has_unfinished_requests():
+            yield self.llm.llm_engine.step()
 
     def step(self) -> dict[str, int]:
         """One engine step: tokens generated so far, of every request that got one."""

@@ -103,30 +103,22 @@ def make_multimodal_model(folder: Path, family: dict[str, Any]) -> Path:
 def make_processor(family: dict[str, Any]) -> Any:
     """What makes pixels and token ids of images and text."""
     import transformers
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import WhitespaceSplit
-    from transformers import CLIPImageProcessor, PreTrainedTokenizerFast
+
+    from testbench.words import word_tokenizer
 
     special = family["words"]
-    names = ["<unk>", "<s>", "</s>", *special.values()]
-    names += [f"w{number}" for number in range(len(names), SIZES["vocab_size"])]
-    words_of = Tokenizer(WordLevel({w: n for n, w in enumerate(names)}, unk_token="<unk>"))
-    words_of.pre_tokenizer = WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words_of,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        additional_special_tokens=list(special.values()),
+    tokenizer = word_tokenizer(
+        [*special.values()],
+        SIZES["vocab_size"],
+        additional_special_tokens=[*special.values()],
     )
     for name, word in special.items():
         setattr(tokenizer, name, word)
-        setattr(tokenizer, f"{name}_id", names.index(word))
+        setattr(tokenizer, f"{name}_id", tokenizer.convert_tokens_to_ids(word))
     if family["model_type"] == "llava":
         pixels = {"height": PIXELS, "width": PIXELS}
         return transformers.LlavaProcessor(
-            CLIPImageProcessor(size={"shortest_edge": PIXELS}, crop_size=pixels),
+            transformers.CLIPImageProcessor(size={"shortest_edge": PIXELS}, crop_size=pixels),
             tokenizer,
             patch_size=PATCH,
             vision_feature_select_strategy="default",

@@ -13,14 +13,23 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_side(module: str, arguments: Sequence[str], env: dict[str, str] | None = None) -> Any:
+def ask(
+    module: str,
+    arguments: Sequence[str] = (),
+    env: dict[str, str] | None = None,
+    timeout: float | None = None,
+) -> tuple[int, Any]:
     """`python -m module arguments`, at the repository's root.
 
     Args:
         env: what to add to this process's environment.
+        timeout: in seconds.
+
+    Returns:
+        Its exit status, and what its last line says; None where that is no JSON.
 
     Raises:
-        RuntimeError: it failed.
+        subprocess.TimeoutExpired: it took longer.
     """
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
@@ -30,7 +39,21 @@ def run_side(module: str, arguments: Sequence[str], env: dict[str, str] | None =
         check=False,
         cwd=ROOT,
         env={**os.environ, **(env or {})},
+        timeout=timeout,
     )
-    if done.returncode:
-        raise RuntimeError(f"{module} {' '.join(arguments)} ended with status {done.returncode}")
-    return json.loads(done.stdout.splitlines()[-1])
+    try:
+        return done.returncode, json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        return done.returncode, None
+
+
+def run_side(module: str, arguments: Sequence[str], env: dict[str, str] | None = None) -> Any:
+    """What the last line of ask() says.
+
+    Raises:
+        RuntimeError: it failed, or said nothing.
+    """
+    status, result = ask(module, arguments, env)
+    if status or result is None:
+        raise RuntimeError(f"{module} {' '.join(arguments)} ended with status {status}")
+    return result

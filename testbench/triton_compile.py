@@ -24,7 +24,7 @@ TYPES = {
     torch.int32: "i32",
     torch.int64: "i64",
 }
-LAUNCH_OPTIONS = ("num_warps", "num_stages")
+LAUNCH_OPTIONS = ("num_warps", "num_stages", "maxnreg")
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Judged:
         registers: of a thread.
         spills: bytes of a thread's stack.
         shared: bytes of shared memory.
+        copies: asynchronous copies to shared memory of 16 bytes a thread, which run ahead of use.
         wide_loads: loads from global memory of 16 bytes a thread, asynchronous copies included.
         loads: all loads from global memory, asynchronous copies included.
         products: instructions of matrix units.
@@ -77,6 +78,7 @@ class Judged:
     registers: int
     spills: int
     shared: int
+    copies: int
     wide_loads: int
     loads: int
     products: int
@@ -97,6 +99,8 @@ def judge(launch: Launch, capability: int) -> Judged:
             continue
         value = launch.arguments[name]
         signature[name] = _type(value)
+        if kernel.params[index].do_not_specialize:
+            continue
         for path, element in _elements(value, (index,)):
             if _divisible(element):
                 attributes[path] = [["tt.divisibility", 16]]
@@ -113,6 +117,7 @@ def judge(launch: Launch, capability: int) -> Judged:
         registers=usage["REG"],
         spills=usage["STACK"] + usage["LOCAL"],
         shared=compiled.metadata.shared,
+        copies=sum(int(copy, 16) >= 16 for copy in copies),
         wide_loads=sum(width >= 16 for width in widths),
         loads=len(widths),
         products=len(re.findall(r"\b(?:mma\.sync|wgmma\.mma_async)", ptx)),

@@ -87,7 +87,13 @@ def _mend(interpreter: Any) -> None:
         ]
         return dot(self, *wide, *others)
 
+    def subtract(self: Any, a: Any, b: Any) -> Any:
+        if a.dtype.scalar != tl.bfloat16:
+            return minus(self, a, b)
+        return handle(narrowed(widened(a.data) - widened(b.data)), a.dtype.scalar)
+
     builder.cast_impl, builder.create_dot = cast_impl, create_dot
+    minus, builder.create_fsub = builder.create_fsub, subtract
     builder.create_fp_to_fp = create_fp_to_fp
     for name in ("si_to_fp", "ui_to_fp", "fp_to_si", "fp_to_ui", "fp_ext", "fp_trunc"):
         setattr(builder, f"create_{name}", cast_impl)

@@ -30,6 +30,8 @@ def parts(dry: bool) -> list[tuple[str, list[str]]]:
     found = [
         ("kernels agree", [*python, "checks.gpu.cases", *flag]),
         ("replay", [*python, "checks.gpu.replay", *flag]),
+        ("tokens, eager", [*python, "checks.gpu.tokens", "eager", *flag]),
+        ("tokens, graphs", [*python, "checks.gpu.tokens", "graphs", *flag]),
         ("decode", [*python, "checks.gpu.op", "decode", *flag]),
         *((side, [*python, "checks.gpu.engine", side, *flag]) for side in ("stock", "ours", "fp8")),
         ("prefill", [*python, "checks.gpu.op", "prefill", *flag]),
@@ -40,11 +42,12 @@ def parts(dry: bool) -> list[tuple[str, list[str]]]:
         once = [sanitizer, "--error-exitcode", "9", *python, "checks.gpu.replay", "--once"]
         found.append(("sanitizer", once))
     if dry:
-        found = [part for part in found if part[0] not in ("fp8", "turboquant")]
+        twice = ("fp8", "turboquant", "tokens, graphs")
+        found = [part for part in found if part[0] not in twice]
     return found
 
 
-def run(name: str, command: list[str], patience: float) -> list[dict[str, Any]]:
+def run(name: str, command: list[str], patience: float, logs: Path | None) -> list[dict[str, Any]]:
     """Run a part and pass its JSON lines on as they come; the last tells how it ended."""
     begin = time.monotonic()
     process = subprocess.Popen(
@@ -64,6 +67,9 @@ def run(name: str, command: list[str], patience: float) -> list[dict[str, Any]]:
     status = process.wait()
     timer.cancel()
     reader.join(5)
+    if logs:
+        file = logs / f"{name.replace(', ', '-').replace(' ', '-')}.log"
+        file.write_text("".join(errors), encoding="utf-8")
     end = {"part": name, "exit": status, "seconds": round(time.monotonic() - begin, 1)}
     if status:
         end["error"] = "".join(errors)[-1500:]
@@ -76,6 +82,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dry-run", action="store_true", help="without a GPU, at tiny sizes")
     parser.add_argument("--seconds", type=float, default=240, help="no part begins later")
+    parser.add_argument(
+        "--logs", type=Path, help="keep what the parts write besides in this folder"
+    )
+    parser.add_argument("--only", action="append", help="a part; may be given again")
     args = parser.parse_args()
     import torch
 
@@ -85,12 +95,14 @@ def main() -> int:
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "none (interpreter)"
     print(json.dumps({"card": card, "torch": torch.__version__}), flush=True)
     begin, lines, left_out = time.monotonic(), [], []
-    for name, command in parts(args.dry_run):
+    chosen = [p for p in parts(args.dry_run) if not args.only or p[0] in args.only]
+    for name, command in chosen:
         left = args.seconds - (time.monotonic() - begin)
         if left <= 0 and not args.dry_run:
             left_out.append(name)
             continue
-        lines += run(name, command, PATIENCE_S if args.dry_run else min(PATIENCE_S, left + 30))
+        patience = PATIENCE_S if args.dry_run else min(PATIENCE_S, left + 30)
+        lines += run(name, command, patience, args.logs)
     failed = [line["part"] for line in lines if line.get("exit") or line.get("ok") is False]
     errors = sum("error" in line and "exit" not in line for line in lines)
     summary = {

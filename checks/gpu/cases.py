@@ -12,7 +12,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-PROCESSES = 8
+PROCESSES = 14
 DRY = ("three classes", "int8 in bfloat16, a window")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from vllm_headaware.config import KVPolicyConfig
 
-BANDWIDTH_BYTES = 2**30
+BANDWIDTH_BYTES = 2**32
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Geometry:
     local_block: int = 32
     hidden_size: int = 4096
     intermediate_size: int = 14336
-    layers: int = 8
+    layers: int = 16
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Scale:
     chunk: int
     engine: tuple[Load, ...]
     new_tokens: int
+    decode_steps: int
     repeats: int
 
 
@@ -56,7 +57,8 @@ REAL = Scale(
     prefill=(Load(1, 8192), Load(1, 32768)),
     chunk=8192,
     engine=(Load(64, 8192), Load(8, 32768), Load(1, 512)),
-    new_tokens=33,
+    new_tokens=256,
+    decode_steps=64,
     repeats=20,
 )
 DRY = Scale(
@@ -65,6 +67,7 @@ DRY = Scale(
     prefill=(Load(1, 64),),
     chunk=32,
     engine=(Load(2, 70),),
-    new_tokens=3,
+    new_tokens=16,
+    decode_steps=4,
     repeats=1,
 )

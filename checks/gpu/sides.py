@@ -13,6 +13,7 @@ import torch
 from checks.gpu.shapes import Geometry, Load
 from vllm_headaware.kernels.formats import FORMATS
 from vllm_headaware.kernels.triton.attention import ClassCache, LayerAttention
+from vllm_headaware.kernels.triton.work import PIECE
 from vllm_headaware.kernels.triton.workspace import ClassStep, StepWork, Workspace
 
 ENOUGH_BYTES = 2**28
@@ -45,7 +46,14 @@ class Inputs:
 class Ours:
     """Head classes on the Triton kernels."""
 
-    def __init__(self, g: Geometry, inputs: Inputs, kinds: tuple[str, str], retrieval: int) -> None:
+    def __init__(
+        self,
+        g: Geometry,
+        inputs: Inputs,
+        kinds: tuple[str, str],
+        retrieval: int,
+        piece: int = PIECE,
+    ) -> None:
         """Args: kinds: KV formats of the class that keeps everything and of the windowed one.
         retrieval: heads of the former; 0 and all make one class."""
         self.inputs = inputs
@@ -87,6 +95,7 @@ class Ours:
             head_size=g.head_size,
             num_classes=len(shares),
             device=inputs.query.device,
+            piece=piece,
         )
         self.steps = [
             ClassStep(inputs.starts, inputs.lens, table, window=window)

@@ -1,17 +1,14 @@
 """What an operator sees: the real server, Prometheus and browser, under load."""
 
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from monitoring.panels import DASHBOARDS
+from testbench.one_side import ask
 
-ROOT = Path(__file__).parents[2]
 NEEDED = ("prometheus", "chromium", "chromedriver")
 
 pytestmark = [
@@ -28,15 +25,7 @@ pytestmark = [
 def observed(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The last line of checks/observe.py."""
     folder = str(tmp_path_factory.mktemp("observe"))
-    done = subprocess.run(
-        [sys.executable, "-m", "checks.observe", "--model", str(demo_model), "--folder", folder],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    return ask("checks.observe", ["--model", str(demo_model), "--folder", folder], timeout=600)[1]
 
 
 def test_every_panel_has_data(observed: Any) -> None:

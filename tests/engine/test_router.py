@@ -1,11 +1,10 @@
 """vllm-router in front of two real servers: both answer, and both count what they held."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from testbench.one_side import ask
 
 ROOT = Path(__file__).parents[2]
 ROUTER = ROOT / ".cache" / "router" / "bin" / "vllm-router"
@@ -18,18 +17,8 @@ pytestmark = [
 
 
 def test_requests_are_shared_out(model: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "tools.router", "--model", str(model), "--port", "0"),
-            *("--router", str(ROUTER), "--folder", str(tmp_path), "--check"),
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert done.returncode == 0, result
+    places = "--model", str(model), "--router", str(ROUTER), "--folder", str(tmp_path)
+    status, result = ask("tools.router", [*places, "--port", "0", "--check"], timeout=300)
+    assert status == 0, result
     assert sorted(result["answered"].values()) == [3, 3]
     assert all(result["kv_bytes"].values())

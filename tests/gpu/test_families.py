@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
+
+from testbench.one_side import ask
 
 FAMILIES = ("Gemma-2", "gpt-oss")
 """With every term that kernels know; `python -m checks.families --runner v2` does all families."""
@@ -16,14 +15,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.gpu]
 
 
 def test_families_follow_the_reference(record_property: Callable[[str, object], None]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "checks.families", "--runner", "v2", *FAMILIES],
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    result = json.loads(done.stdout.splitlines()[-1])
-    assert done.returncode == 0, result
+    status, result = ask("checks.families", ["--runner", "v2", *FAMILIES], timeout=900)
+    assert status == 0, result
     assert set(result["served"]) == set(FAMILIES)
     record_property("engine_tokens_checked", result["tokens_checked"])

@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 PROMPTS = make_prompts(211, LENGTHS)
-KINDS = {"k8v4": 0.05, "int4": 0.1, "bfloat16": 0.001}
+KINDS = {"int8": 0.02, "k8v4": 0.05, "int4": 0.1, "bfloat16": 0.001}
 """KV formats, and how far log probabilities may differ: native kernels round queries too."""
 FULL, PLAN = {"kv_policy": "full"}, None
 ASKED = [{"kv_level": 1}, {"kv_budget": 120}, PLAN, FULL, {"kv_level": 2}, PLAN]

@@ -270,7 +270,8 @@ def test_queries_are_rounded_to_8_bits(kv_format: str, instruction_set: str) -> 
     batch.q[0] = asked(batch.q[0], kv_format)
     error = (batch.expected(0) - outputs[0]).abs()
     # A number half way between two steps may go either way.
-    assert (error < 2 * BOUND[kv_format]).float().mean() > 0.98
+    bound = 2e-3 if kv_format == "int4" else BOUND[kv_format]
+    assert (error < bound).float().mean() > 0.98
 
 
 @pytest.mark.parametrize("instruction_set", available())

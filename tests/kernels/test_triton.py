@@ -20,6 +20,7 @@ FAMILIES = {
     ),
     "shapes": (
         *("heads of 80", "heads of 96", "heads of 112", "heads of 128", "heads of 256"),
+        "heads of 112 in k8v4",
         *("groups of 1", "groups of 3", "groups of 5", "groups of 8", "groups of 16"),
     ),
     "classes": (

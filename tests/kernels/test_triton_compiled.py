@@ -4,8 +4,6 @@ matrix instructions, and what docs/gpu-kernels.json says."""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,8 +11,8 @@ from typing import Any
 import pytest
 
 from checks.gpu_kernels import CASES, TABLE
+from testbench.one_side import ask
 
-ROOT = TABLE.parents[1]
 AT_LEAST_WIDE = ("store", "prefill", "decode", "merge")
 """Kernels that move rows: 16 bytes at once."""
 
@@ -36,6 +34,8 @@ def test_nothing_spills_and_loads_are_wide(name: str) -> None:
         assert row["wide_loads"] >= 4
     if kernel in ("prefill", "decode"):
         assert row["products"] >= 8
+    if kernel == "decode":
+        assert row["copies"] >= 4, "nothing is under way while a tile is met"
 
 
 @pytest.mark.slow
@@ -62,11 +62,4 @@ def test_the_table_is_what_the_compiler_makes(
 def compiled(names: list[str]) -> dict[str, Any]:
     """What checks.gpu_kernels says of some cases."""
     asked = [part for name in names for part in ("--case", name)]
-    done = subprocess.run(
-        [sys.executable, "-m", "checks.gpu_kernels", *asked],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    return ask("checks.gpu_kernels", asked)[1]

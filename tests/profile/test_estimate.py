@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,12 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoConfig
 
+from testbench.one_side import run_side
 from tests.profile.peak import ANSWER
 from tests.reference.tiny import TinyShape, make_tiny_model
 from vllm_headaware.cli.main import main
 from vllm_headaware.profile.estimate import count_parameters, estimate
 
-ROOT = Path(__file__).parents[2]
 SHAPES = {
     "deep": TinyShape(12, 8, 4, 64, 512, 2000),
     "wide": TinyShape(3, 12, 4, 64, 768, 30_000),
@@ -37,14 +35,7 @@ OF: dict[str, Any] = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_memory_is_what_was_said(shape: str, tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path, SHAPES[shape])
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.profile.peak", str(folder), str(TOKENS)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    real = json.loads(done.stdout.splitlines()[-1])
+    real = run_side("tests.profile.peak", [str(folder), str(TOKENS)])
     config = AutoConfig.from_pretrained(folder)
     said = estimate(config, count_parameters(folder), **OF)
     assert ANSWER == 64, "as answers are"

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
-SPECIAL = ["<unk>", "<s>", "</s>"]
+from testbench.words import SPECIAL, word_tokenizer
+
 CHAT_TEMPLATE = "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {% endfor %}"
 
 
@@ -67,21 +65,7 @@ def make_tiny_model(folder: str | Path, shape: TinyShape = TINY, seed: int = 0) 
             gain = 2.0 if "q_proj" in name or "k_proj" in name else 1.0
             weight.normal_(0.0, gain * fan_in**-0.5, generator=generator)
     model.save_pretrained(folder)
-    _tokenizer(shape.vocab_size).save_pretrained(folder)
+    roles = ["user", "assistant", "system", ":"]
+    tokenizer = word_tokenizer(roles, shape.vocab_size, chat_template=CHAT_TEMPLATE)
+    tokenizer.save_pretrained(folder)
     return folder
-
-
-def _tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    """One word per token: special tokens, chat roles, then w3, w4, ..."""
-    words = [*SPECIAL, "user", "assistant", "system", ":"]
-    words += [f"w{number}" for number in range(len(words), vocab_size)]
-    vocab = {word: number for number, word in enumerate(words)}
-    tokenizer = Tokenizer(WordLevel(vocab, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        chat_template=CHAT_TEMPLATE,
-    )

@@ -2,3 +2,6 @@
 
 SUPPORTED_DEVICES = ("cpu", "cuda")
 """vLLM device types that choice.py has kernels for."""
+
+LIBRARY, OPERATION = "vllm_headaware", "split_attention"
+"""The custom op that attends all classes of a layer."""

@@ -6,6 +6,7 @@ layers read. Nothing waits for the device, so CUDA graphs capture all of it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,27 +52,48 @@ class Step:
     ) -> StepWork:
         """The work of the step; the first layer that asks has it listed."""
         if self.work is None:
-            held = slots()
-            steps = [
-                ClassStep(
-                    query_start=common.query_start_loc,
-                    seq_lens=common.seq_lens,
-                    block_table=common.block_table_tensor,
-                    windows=held.windows[index],
-                    reading_windows=held.reading[index],
-                )
-                for index, common in enumerate(self.classes[c.name] for c in classes)
-            ]
-            self.work = StepWork(
-                room,
-                layer.shape,
-                layer.layout,
-                steps,
-                prompt_lens=held.prompts,
-                slots=held.order,
-                max_queries=self.max_queries,
-            )
+            steps = self._by_class(classes)
+            self.work = self._list(layer, room, steps, self.max_queries)
         return self.work
+
+    def emptied(
+        self, layer: LayerAttention, room: Workspace, classes: tuple[HeadClass, ...]
+    ) -> StepWork:
+        """A step like this one that reads prompts and answers of no tokens."""
+        steps = self._by_class(classes)
+        starts = torch.zeros_like(steps[0].query_start)
+        steps = [
+            replace(s, query_start=starts, seq_lens=torch.zeros_like(s.seq_lens)) for s in steps
+        ]
+        return self._list(layer, room, steps, max_queries=2)
+
+    def _by_class(self, classes: tuple[HeadClass, ...]) -> list[ClassStep]:
+        held = slots()
+        return [
+            ClassStep(
+                query_start=common.query_start_loc,
+                seq_lens=common.seq_lens,
+                block_table=common.block_table_tensor,
+                windows=held.windows[index],
+                reading_windows=held.reading[index],
+            )
+            for index, common in enumerate(self.classes[c.name] for c in classes)
+        ]
+
+    @staticmethod
+    def _list(
+        layer: LayerAttention, room: Workspace, steps: list[ClassStep], max_queries: int
+    ) -> StepWork:
+        held = slots()
+        return StepWork(
+            room,
+            layer.shape,
+            layer.layout,
+            steps,
+            prompt_lens=held.prompts,
+            slots=held.order,
+            max_queries=max_queries,
+        )
 
 
 class TritonMetadataBuilder(AttentionMetadataBuilder[Step]):
@@ -189,6 +211,10 @@ def attend(
     layer: LayerAttention
     layer, room = split.bound_to_caches(lambda: (_bind(split, query.dtype), reserve(split)))
     step: Step = metadata[children[0].layer_name]
+    if not room.compiled:
+        # The first step is vLLM's own, without prompts: nobody's prompt has to wait for a compiler.
+        layer(query[:1], key[:1], value[:1], output[:1], step.emptied(layer, room, split.classes))
+        room.compiled = True
     layer(query, key, value, output, step.listed(layer, room, split.classes))
 
 

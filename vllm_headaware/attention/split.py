@@ -20,6 +20,7 @@ from vllm.utils.torch_utils import (
 from vllm.v1.attention.backend import AttentionType
 from vllm.v1.kv_cache_interface import KVCacheSpec
 
+from vllm_headaware.attention import LIBRARY, OPERATION
 from vllm_headaware.attention.kernels import Kernels
 from vllm_headaware.cache.specs import make_spec
 from vllm_headaware.errors import HeadAwareError
@@ -191,9 +192,9 @@ def _split_attention_fake(
     return None
 
 
-_library = torch.library.Library("vllm_headaware", "FRAGMENT")
+_library = torch.library.Library(LIBRARY, "FRAGMENT")
 direct_register_custom_op(
-    op_name="split_attention",
+    op_name=OPERATION,
     op_func=_split_attention,
     mutates_args=["output"],
     fake_impl=_split_attention_fake,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from vllm_headaware.profile.user_cache import user_cache
 
 SOURCES = (
     *("eval/cache.py", "eval/methods.py", "eval/runner.py"),
@@ -57,9 +58,8 @@ def key_of(*parts: Any) -> str:
 
 def journal_path(model_hash: str) -> Path:
     """Where the results of a model are kept: a new file when the evaluator's code changes."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = f"{model_hash.removeprefix('sha256:')[:16]}-{sources_digest()[:8]}.jsonl"
-    return cache / "vllm-headaware" / "eval" / name
+    return user_cache() / "eval" / name
 
 
 def sources_digest() -> str:

@@ -3,7 +3,6 @@ measured now."""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.profile.format import SINK, WINDOW, HeadProfile
 from vllm_headaware.profile.model_hash import model_hash
 from vllm_headaware.profile.parents import find_parent, quantised_by, require_parent
+from vllm_headaware.profile.user_cache import user_cache
 
 FILE_NAME = "headaware_profile.json"
 SHIPPED = Path(__file__).with_name("shipped")
@@ -96,11 +96,10 @@ def _say_if_measured_otherwise(profile: HeadProfile, path: Path, sink: int, wind
 
 def profile_places(model_dir: str | Path, digest: str) -> list[Path]:
     """Files where `auto` looks first, in order, and where it keeps what it measures."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = digest.removeprefix("sha256:")
     return [
         Path(model_dir) / FILE_NAME,
-        cache / "vllm-headaware" / "profiles" / f"{name}.json",
+        user_cache() / "profiles" / f"{name}.json",
     ]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from vllm_headaware import __version__
+from vllm_headaware.profile.user_cache import user_cache
 
 
 class Findings:
@@ -66,7 +67,6 @@ def unfinished_place(model_hash: str, asked: dict[str, Any]) -> Path:
     Args:
         asked: plain values that results depend on, besides the model and this version.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     what = json.dumps([model_hash, __version__, asked], sort_keys=True)
     digest = hashlib.sha256(what.encode()).hexdigest()[:32]
-    return cache / "vllm-headaware" / "unfinished" / digest
+    return user_cache() / "unfinished" / digest

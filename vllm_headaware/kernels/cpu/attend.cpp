@@ -506,6 +506,7 @@ struct Head {
           softened = soften_and_scale(row, count, q.narrow[i].step, state[i], row_out, D, tile_mass,
                                       values, largest);
           const bool small = softened.largest < exponent(state[i].sum) - SMALL;
+          // The weights of int4 values keep their 16 bits.
           if (small && Narrow<PANEL, Row::weight>::two_bytes && !has_low<Value>())
             small_weights.add(i, row, count * GRANULE, largest);
           else

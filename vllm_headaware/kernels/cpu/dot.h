@@ -132,7 +132,8 @@ struct Runs {
 #define HA_UNROLL _Pragma("GCC unroll 16")
 
 // out[r][lane] = sum over quads and the 4 elements of a lane of row[r] * stored, where keys are what is
-// stored less key_offset, and values less value_offset. A function of its own, because its sums need all registers.
+// stored less key_offset, and values less value_offset. A function of its own, because its sums need
+// all registers.
 template <class F, bool fetch, int R, int N, Row kind>
 __attribute__((noinline)) void quad_dot(const Narrow<N, kind>* rows, const Runs& runs,
                                         int32_t (*out)[LANES]) {

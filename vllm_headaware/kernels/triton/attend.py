@@ -5,110 +5,151 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from vllm_headaware.kernels.triton.load import LOG2E, capped, row_width, share_of, tile
+from vllm_headaware.kernels.triton import classes
+from vllm_headaware.kernels.triton.load import (
+    LOG2E,
+    part_width,
+    parts,
+    row_width,
+    rows_of,
+    tile,
+    turned_rows_of,
+    turned_tile,
+)
+from vllm_headaware.kernels.triton.rule import GRANULE
+
+RECIPROCAL_BITS = tl.constexpr(classes.RECIPROCAL_BITS)
+NOTHING = tl.constexpr(-1e30)
+"""The largest logit of no tokens: finite, so that nothing is divided by it or taken from itself."""
 
 
 @triton.jit
 def load_queries(
-    query, q8, q_step, q_sum, token, head, there, query_stride, q8_stride, scale_stride,
-    KEY: tl.constexpr, SIZE: tl.constexpr, WIDE: tl.constexpr, COMPUTE: tl.constexpr,
-    ROWS: tl.constexpr,
+    query, q8, q_step, q_sum, token, head, there, query_stride, q8_stride, scale_stride, scale,
+    KEY: tl.constexpr, SIZE: tl.constexpr, WIDE: tl.constexpr, CAP: tl.constexpr,
+    COMPUTE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Query rows [ROWS, WIDE] for keys in two halves (the same twice but for int4), and, where
-    they are rounded, their steps and the sums of their elements, float32 [ROWS]."""
+    """Query rows [ROWS, WIDE] for keys in two halves (the same twice but for int4), what a product
+    is multiplied by to be a logit, base 2 if no cap follows, and, where queries are rounded, the
+    sums of their elements, float32 [ROWS]."""
+    factor = scale * (LOG2E if CAP == 0 else 1.0)
     if KEY == "int8" or KEY == "int4":
         at = token * scale_stride + head
-        step = tl.load(q_step + at, mask=there, other=0.0)
+        step = tl.load(q_step + at, mask=there, other=1.0) * factor
         total = tl.load(q_sum + at, mask=there, other=0.0)
         rows = token.to(tl.int64) * q8_stride + head * SIZE
         if KEY == "int4":
-            low = tile(q8, rows, there, WIDE, SIZE // 2)
-            high = tile(q8, rows + SIZE // 2, there, WIDE, SIZE // 2)
+            low = rows_of(q8, rows, there, WIDE, SIZE // 2)
+            high = rows_of(q8, rows + SIZE // 2, there, WIDE, SIZE // 2)
         else:
-            low = tile(q8, rows, there, WIDE, SIZE)
+            low = rows_of(q8, rows, there, WIDE, SIZE)
             high = low
     else:
-        step = tl.full((ROWS,), 1.0, tl.float32)
+        step = tl.full((ROWS,), 1.0, tl.float32) * factor
         total = step
         rows = token.to(tl.int64) * query_stride + head * SIZE
-        low = tile(query, rows, there, WIDE, SIZE).to(COMPUTE)
+        low = rows_of(query, rows, there, WIDE, SIZE).to(COMPUTE)
         high = low
     return low, high, step, total
 
 
 @triton.jit
-def meet(
-    low, high, step, total, position, seen_from, most, least, sums, first, second,
-    visible, there, sinks, gap, sink, table, data, scales, block_stride, head_offset, block, scale,
-    KEY: tl.constexpr, VALUE: tl.constexpr, SIZE: tl.constexpr, KEY_WIDE: tl.constexpr,
-    VALUE_WIDE: tl.constexpr, CAP: tl.constexpr, COMPUTE: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Add a tile of keys and values to the running softmax of a tile of queries.
+def find(base, end, gap, sink, table, block, reciprocal):
+    """The GRANULE visible tokens from `base` on: the first of them, the number of its block and its
+    place in that.
 
     Args:
-        low, high, step, total: of load_queries.
-        position, seen_from: int32 [rows], place of each query, first token its window shows.
-        most, sums: float32 [rows], largest logit and sum of weights so far, base 2.
-        least: float32 [rows], weighted middles of values so far (int4).
-        first, second: float32 [rows, VALUE_WIDE], weighted values so far, by halves.
-        visible: int32 [tokens], places counted without the gap; there: which are any.
-        sinks, gap: of rule.gap_before; sink: of the class.
+        base: int32, a multiple of GRANULE, place counted without the gap.
+        end: int32; for places from there on the block is 0, which there always is.
+        reciprocal: of classes.numbers().
+    """
+    token = base + tl.where(base >= sink, gap, 0)
+    nth = ((token // GRANULE).to(tl.int64) * reciprocal >> RECIPROCAL_BITS).to(tl.int32)
+    number = tl.load(table + nth, mask=base < end, other=0)
+    return token, number, tl.multiple_of(token - nth * block, GRANULE)
+
+
+@triton.jit
+def spread(first, second, TOKENS: tl.constexpr):
+    """[TOKENS] of one number for each GRANULE, multiples of 16."""
+    both = tl.where(tl.arange(0, TOKENS) < GRANULE, first, second)
+    # Not every version of the compiler sees by itself how far such numbers are alike and divisible,
+    # without which it loads single bytes.
+    return tl.max_constancy(tl.multiple_of(both, 16), GRANULE)
+
+
+@triton.jit
+def nothing_yet(VALUE: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr):
+    """Weighted values of no tokens: a tuple of float32 [FIRST, SECOND], a part each."""
+    none = tl.zeros((FIRST, SECOND), tl.float32)
+    if VALUE == "int4":
+        acc = (none, none, none, none)
+    elif VALUE == "int8":
+        acc = (none, none)  # type: ignore[assignment]
+    else:
+        acc = (none,)  # type: ignore[assignment]
+    return acc
+
+
+@triton.jit
+def fetch(
+    base, end, number_a, inside_a, number_b, inside_b, data, halves, block_stride, head_offset,
+    block, KEY: tl.constexpr, VALUE: tl.constexpr, SIZE: tl.constexpr, KEY_WIDE: tl.constexpr,
+    TOKENS: tl.constexpr, TURNED: tl.constexpr,
+):  # fmt: skip
+    """A tile of keys and values as they are stored.
+
+    Args:
+        base: place of the tile's first token; those from `end` on are none.
+        number_a, inside_a, number_b, inside_b: of find(), of its first and second GRANULE.
+        data, halves: the class's blocks as elements, and as 16-bit ones.
 
     Returns:
-        most, least, sums, first, second.
+        keys: [TOKENS, KEY_WIDE].
+        values: [TOKENS, part_width], where there are scales 16 bits of a row each;
+            TURNED: [part_width, TOKENS].
+        key_scale, key_low, value_scale, value_low: float32 [TOKENS]; of tokens that are none the
+            latter two are 0. The middle of int4 values, not the lowest.
     """
     KEY_ROW: tl.constexpr = row_width(KEY, SIZE)
     VALUE_ROW: tl.constexpr = row_width(VALUE, SIZE)
-    token = visible + tl.where(visible >= sinks, gap, 0)
-    share, inside = share_of(token, there, table, block_stride, block)
-    share = share + head_offset
-    area = block * KEY_ROW
-    keys = tile(data, share + inside * KEY_ROW, there, KEY_WIDE, KEY_ROW)
+    WIDE: tl.constexpr = part_width(VALUE, SIZE)
+    lane = tl.arange(0, TOKENS)
+    there = base + lane < end
+    inside_b = inside_b - GRANULE
+    share_a = number_a.to(tl.int64) * block_stride + head_offset
+    share_b = number_b.to(tl.int64) * block_stride + head_offset
+    rows = spread(share_a + inside_a * KEY_ROW, share_b + inside_b * KEY_ROW, TOKENS)
+    keys = tile(data, rows + lane * KEY_ROW, KEY_WIDE, KEY_ROW)
+    value_a = share_a + block * KEY_ROW + inside_a * VALUE_ROW
+    value_b = share_b + block * KEY_ROW + inside_b * VALUE_ROW
     if KEY == "int8" or KEY == "int4":
-        place = (share + area + block * VALUE_ROW) // 2 + inside
-        key_scale = tl.load(scales + place, mask=there, other=0).to(tl.float32)
-        value_scale = tl.load(scales + place + block, mask=there, other=0).to(tl.float32)
-    if KEY == "int8":
-        products = tl.dot(low, tl.trans(keys), out_dtype=tl.int32).to(tl.float32)
-        logits = products * step[:, None] * key_scale[None, :]
-    elif KEY == "int4":
-        lower = keys & 15
-        upper = (keys >> 4) & 15
-        products = tl.dot(low, tl.trans(lower), out_dtype=tl.int32)
-        products = tl.dot(high, tl.trans(upper), acc=products, out_dtype=tl.int32)
-        key_low = tl.load(scales + place + 2 * block, mask=there, other=0).to(tl.float32)
-        logits = products.to(tl.float32) * key_scale[None, :] + total[:, None] * key_low[None, :]
-        logits = logits * step[:, None]
+        # All formats with scales have elements of a byte; what is halved is a multiple of 32.
+        after = block * (KEY_ROW + VALUE_ROW)
+        place_a = tl.multiple_of((share_a + after) // 2, 16) + inside_a
+        place_b = tl.multiple_of((share_b + after) // 2, 16) + inside_b
+        place = halves + spread(place_a, place_b, TOKENS) + lane
+        key_scale = tl.load(place).to(tl.float32)
+        value_scale = tl.where(there, tl.load(place + block).to(tl.float32), 0.0)
+        key_low, value_low = key_scale, value_scale
+        if KEY == "int4":
+            key_low = tl.load(place + 2 * block).to(tl.float32)
+        if VALUE == "int4":
+            LOW: tl.constexpr = 3 if KEY == "int4" else 2
+            value_low = tl.load(place + LOW * block).to(tl.float32)
+            value_low = tl.where(there, value_low + 8 * value_scale, 0.0)
+        value_a, value_b = tl.multiple_of(value_a // 2, 16), tl.multiple_of(value_b // 2, 16)
+        rows = spread(value_a, value_b, TOKENS) + lane * (VALUE_ROW // 2)
+        if TURNED:
+            values = turned_tile(halves, rows, WIDE, SIZE // parts(VALUE))
+        else:
+            values = tile(halves, rows, WIDE, SIZE // parts(VALUE))
     else:
-        logits = tl.dot(low, tl.trans(keys.to(COMPUTE)), input_precision=PRECISION)
-    logits = capped(logits * scale, CAP) * LOG2E
-    shown = (token[None, :] <= position[:, None]) & there[None, :]
-    shown = shown & ((token[None, :] < sink) | (token[None, :] >= seen_from[:, None]))
-    logits = tl.where(shown, logits, float("-inf"))
-    highest = tl.maximum(most, tl.max(logits, 1))
-    safe = tl.where(highest == float("-inf"), 0.0, highest)
-    weights = tl.exp2(logits - safe[:, None])
-    shrink = tl.exp2(most - safe)
-    sums = sums * shrink + tl.sum(weights, 1)
-    values = tile(data, share + area + inside * VALUE_ROW, there, VALUE_WIDE, VALUE_ROW)
-    first = first * shrink[:, None]
-    if VALUE == "int4":
-        LOW: tl.constexpr = 3 if KEY == "int4" else 2
-        value_low = tl.load(scales + place + LOW * block, mask=there, other=0).to(tl.float32)
-        # Around their middle: were all of one sign, what a weight is rounded by would shift all
-        # channels alike, and the rotation back would gather that in one of them.
-        value_low += 8 * value_scale
-        scaled = (weights * value_scale[None, :]).to(COMPUTE)
-        lower_values = ((values & 15) - 8).to(COMPUTE)
-        first = tl.dot(scaled, lower_values, acc=first, input_precision=PRECISION)
-        second = second * shrink[:, None]
-        upper_values = (((values >> 4) & 15) - 8).to(COMPUTE)
-        second = tl.dot(scaled, upper_values, acc=second, input_precision=PRECISION)
-        least = least * shrink + tl.sum(weights * value_low[None, :], 1)
-    elif VALUE == "int8":
-        scaled = (weights * value_scale[None, :]).to(COMPUTE)
-        first = tl.dot(scaled, values.to(COMPUTE), acc=first, input_precision=PRECISION)
-    else:
-        weights_in = weights.to(COMPUTE)
-        first = tl.dot(weights_in, values.to(COMPUTE), acc=first, input_precision=PRECISION)
-    return highest, least, sums, first, second
+        rows = spread(value_a, value_b, TOKENS) + lane * VALUE_ROW
+        if TURNED:
+            values = turned_rows_of(data, rows, there, WIDE, VALUE_ROW)
+        else:
+            values = rows_of(data, rows, there, WIDE, VALUE_ROW)
+        key_scale = tl.zeros((TOKENS,), tl.float32)
+        key_low, value_scale, value_low = key_scale, key_scale, key_scale
+    return keys, values, key_scale, key_low, value_scale, value_low

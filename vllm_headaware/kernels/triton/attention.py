@@ -15,7 +15,9 @@ import torch
 import triton
 
 from vllm_headaware.kernels.formats import FORMATS
-from vllm_headaware.kernels.triton.decode import decode, merge
+from vllm_headaware.kernels.triton.classes import reciprocal
+from vllm_headaware.kernels.triton.decode import decode
+from vllm_headaware.kernels.triton.merge import merge
 from vllm_headaware.kernels.triton.prefill import prefill
 from vllm_headaware.kernels.triton.shape import TL_DTYPES, Shape
 from vllm_headaware.kernels.triton.store import store
@@ -106,7 +108,9 @@ class LayerAttention:
         for c, (_, _, block_stride, head_stride) in zip(classes, views, strict=True):
             sink, round_to = (0, 1) if c.exact else (c.sink, c.block_tokens)
             count = len(c.kv_heads)
-            rows.append([block_stride, head_stride, first, count, sink, c.block_tokens, round_to])
+            size = c.block_tokens
+            numbers = [block_stride, head_stride, first, count, sink, size, round_to]
+            rows.append([*numbers, reciprocal(size)])
             first += count
         self.layout = torch.tensor(rows, dtype=torch.int64, device=device)
 
@@ -169,22 +173,21 @@ class LayerAttention:
                 HAS_SINKS=shape.has_sinks, PARTS=shape.parts_out, STAGES=2,
                 num_warps=shape.warps, **attended,
             )  # fmt: skip
-        decode[(room.programs,)](
-            query, room.q8, room.q_step, room.q_sum, self.order, self.layout, starts,
-            work.prompts, work.slots, room.items, room.starts, num_requests,
-            room.partial, room.partial_most, room.partial_sums, query.stride(0),
-            room.q8.stride(0), room.q_step.stride(0), lens, work.windows, work.reading, tables,
-            table_strides, self.data, self.scales, self.scale,
-            TOKENS=64 if shape.size <= 128 else 32, MOST_PIECES=room.most_pieces,
-            PIECE=room.piece, MOST_ITEMS=room.items.shape[1], REQUESTS=room.requests, STAGES=4,
-            num_warps=shape.decode_warps, **attended,
+        most_items = num_requests * self.num_kv_heads * room.most_pieces
+        decode[(min(room.programs, most_items),)](
+            query, room.q8, room.q_step, room.q_sum, self.order, self.layout, starts, room.items,
+            room.starts, num_requests, room.partial, room.partial_most, room.partial_sums,
+            query.stride(0), room.q8.stride(0), room.q_step.stride(0), tables, table_strides,
+            self.data, self.scales, self.scale,
+            ROWS=shape.decode_rows, TOKENS=shape.decode_tokens, MOST_ITEMS=room.items.shape[1],
+            REQUESTS=room.requests, STAGES=shape.decode_stages,
+            num_warps=shape.decode_warps, maxnreg=shape.decode_registers, **attended,
         )  # fmt: skip
-        columns = min(shape.padded, 64)
-        merge[num_requests, self.num_kv_heads, triton.cdiv(shape.size, columns)](
+        merge[num_requests, self.num_kv_heads](
             output, room.partial, room.partial_most, room.partial_sums, self.order, self.layout,
             starts, room.starts, room.signs, room.factor, sinks, num_requests, output.stride(0),
-            REQUESTS=room.requests, HAS_SINKS=shape.has_sinks, PARTS=shape.parts_out,
-            COLUMNS=columns, num_warps=4, **common,
+            WIDE_GROUP=shape.wide_group, REQUESTS=room.requests, HAS_SINKS=shape.has_sinks,
+            PARTS=shape.parts_out, PRECISION=shape.merge_precision, num_warps=4, **common,
         )  # fmt: skip
 
 

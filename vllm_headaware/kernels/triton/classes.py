@@ -10,10 +10,22 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-FIELDS = tl.constexpr(7)
+from vllm_headaware.kernels.triton.load import element, quantised
+from vllm_headaware.kernels.triton.support import GRANULE
+
+RECIPROCAL_BITS = 31
+FIELDS = tl.constexpr(8)
 """Numbers of a class: block and head stride (elements of its format), its first place in the
-layer's order of heads, how many heads it has, its sink tokens, tokens per block, and tokens that
-the start of a window is rounded down to."""
+layer's order of heads, how many heads it has, its sink tokens, tokens per block, tokens that the
+start of a window is rounded down to, and reciprocal(tokens per block)."""
+
+
+def reciprocal(block_tokens: int) -> int:
+    """What a number of granules times it, less its last RECIPROCAL_BITS bits, is in whole blocks.
+
+    Exact as long as granules x granules of a block are below 2^RECIPROCAL_BITS.
+    """
+    return -(-(1 << RECIPROCAL_BITS) // (block_tokens // GRANULE))
 
 
 @triton.jit
@@ -28,7 +40,7 @@ def class_of(nth, layout, CLASSES: tl.constexpr):
 
 @triton.jit
 def numbers(c, layout):
-    """block_stride, head_stride, first, count, sink, block, round of a class."""
+    """block_stride, head_stride, first, count, sink, block, round, reciprocal of a class."""
     own = layout + c * FIELDS
     block_stride = tl.multiple_of(tl.load(own), 16)
     head_stride = tl.multiple_of(tl.load(own + 1), 16)
@@ -36,7 +48,8 @@ def numbers(c, layout):
     count = tl.load(own + 3).to(tl.int32)
     sink = tl.load(own + 4).to(tl.int32)
     block = tl.multiple_of(tl.load(own + 5).to(tl.int32), 32)
-    return block_stride, head_stride, first, count, sink, block, tl.load(own + 6).to(tl.int32)
+    round, reciprocal = tl.load(own + 6).to(tl.int32), tl.load(own + 7)
+    return block_stride, head_stride, first, count, sink, block, round, reciprocal
 
 
 @triton.jit
@@ -45,10 +58,10 @@ def chosen(c, pointers, KINDS: tl.constexpr, KIND: tl.constexpr, CLASSES: tl.con
     out = pointers[0]
     # Only a class of this format may be a start, since types must agree.
     for other in tl.static_range(CLASSES):
-        if KINDS[CLASSES - 1 - other] == KIND:
+        if element(KINDS, CLASSES - 1 - other) == KIND:
             out = pointers[CLASSES - 1 - other]
     for other in tl.static_range(CLASSES):
-        if KINDS[other] == KIND:
+        if element(KINDS, other) == KIND:
             if c == other:
                 out = pointers[other]
     return out
@@ -69,7 +82,7 @@ def is_quantised(c, KINDS: tl.constexpr, CLASSES: tl.constexpr):
     """Whether class c meets rounded queries."""
     found = c < 0
     for other in tl.static_range(CLASSES):
-        if KINDS[other] == "int8" or KINDS[other] == "int4" or KINDS[other] == "k8v4":
+        if quantised(element(KINDS, other)):
             found = found | (c == other)
     return found
 
@@ -79,6 +92,6 @@ def is_kind(c, KINDS: tl.constexpr, KIND: tl.constexpr, CLASSES: tl.constexpr):
     """Whether class c is stored in a KV format."""
     found = c < 0
     for other in tl.static_range(CLASSES):
-        if KINDS[other] == KIND:
+        if element(KINDS, other) == KIND:
             found = found | (c == other)
     return found

@@ -6,86 +6,175 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from vllm_headaware.kernels.triton.attend import load_queries, meet
+from vllm_headaware.kernels.triton.attend import (
+    NOTHING,
+    fetch,
+    find,
+    load_queries,
+    nothing_yet,
+    spread,
+)
 from vllm_headaware.kernels.triton.classes import (
     FIELDS,
     chosen,
-    class_of,
     is_kind,
-    is_quantised,
     numbers,
     one_of,
 )
-from vllm_headaware.kernels.triton.load import LOG2E, key_format, value_format
-from vllm_headaware.kernels.triton.rotate import rotated
-from vllm_headaware.kernels.triton.rule import first_seen, gap_before, window_at
-from vllm_headaware.kernels.triton.work import piece_tokens
+from vllm_headaware.kernels.triton.load import (
+    COUNTS,
+    LOG2E,
+    capped,
+    channels,
+    element,
+    key_format,
+    part_width,
+    parts,
+    unpacked,
+    value_format,
+)
+from vllm_headaware.kernels.triton.rule import GRANULE, gap_before
+from vllm_headaware.kernels.triton.work import ITEM
 
-ROWS = tl.constexpr(16)
-"""Rows of a matrix product; the query heads of a KV head fill the first of them."""
+
+@triton.jit
+def _weighed(
+    weights, values, grown, shrink, part: tl.constexpr, VALUE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    if VALUE == "int4" or VALUE == "int8":
+        own = unpacked(values, part, VALUE, weights.dtype)
+    else:
+        own = values.to(weights.dtype)
+    return tl.dot(own, weights, acc=grown * shrink[None, :], input_precision=PRECISION)
+
+
+@triton.jit
+def _meet(
+    low, high, step, total, shown, most, least, sums, acc, fetched,
+    KEY: tl.constexpr, VALUE: tl.constexpr, CAP: tl.constexpr, COMPUTE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Add a tile of keys and values to the running softmax of the query heads of a KV head.
+
+    Heads are the columns of all products, tokens and channels the rows: matrix units have 16 rows,
+    but only 8 columns, and there are few heads.
+
+    Args:
+        low, high, step, total: of load_queries.
+        shown: of each token.
+        most: float32 [ROWS], largest logit so far, base 2.
+        least, sums: float32 [TOKENS, ROWS], weighted middles of values (int4) and weights so far,
+            which are summed up over tokens at the end.
+        acc: weighted values so far, see nothing_yet(); [part_width, ROWS].
+        fetched: of fetch().
+
+    Returns:
+        most, least, sums, acc.
+    """
+    keys, values, key_scale, key_low, value_scale, value_low = fetched
+    if KEY == "int8":
+        logits = tl.dot(keys, tl.trans(low), out_dtype=tl.int32).to(tl.float32)
+        logits = logits * key_scale[:, None]
+    elif KEY == "int4":
+        products = tl.dot(keys & 15, tl.trans(low), out_dtype=tl.int32)
+        products = tl.dot((keys >> 4) & 15, tl.trans(high), acc=products, out_dtype=tl.int32)
+        logits = products.to(tl.float32) * key_scale[:, None] + key_low[:, None] * total[None, :]
+    else:
+        logits = tl.dot(keys.to(COMPUTE), tl.trans(low), input_precision=PRECISION)
+    if CAP > 0:
+        logits = capped(logits * step[None, :], CAP)
+        step = step * 0 + LOG2E
+    # Steps are above 0, so that the largest product is that of the largest logit.
+    logits = tl.where(shown[:, None], logits, float("-inf"))
+    highest = tl.maximum(most, tl.max(logits, 0) * step)
+    weights = tl.exp2(logits * step[None, :] - highest[None, :])
+    shrink = tl.exp2(most - highest)
+    sums = sums * shrink[None, :] + weights
+    if VALUE == "int4":
+        least = least * shrink[None, :] + weights * value_low[:, None]
+    if VALUE == "int4" or VALUE == "int8":
+        # int4 around their middle, see prefill.
+        weights = weights * value_scale[:, None]
+    weights = weights.to(COMPUTE)
+    first = _weighed(weights, values, acc[0], shrink, 0, VALUE, PRECISION)
+    if VALUE == "int4":
+        second = _weighed(weights, values, acc[1], shrink, 1, VALUE, PRECISION)
+        third = _weighed(weights, values, acc[2], shrink, 2, VALUE, PRECISION)
+        fourth = _weighed(weights, values, acc[3], shrink, 3, VALUE, PRECISION)
+        acc = (first, second, third, fourth)
+    elif VALUE == "int8":
+        second = _weighed(weights, values, acc[1], shrink, 1, VALUE, PRECISION)
+        acc = (first, second)
+    else:
+        acc = (first,)
+    return highest, least, sums, acc
 
 
 @triton.jit
 def _piece(
-    query, q8, q_step, q_sum, token, length, window, piece, head, place,
+    query, q8, q_step, q_sum, token, begin, end, start, head, place,
     partial, partial_most, partial_sums, query_stride, q8_stride, scale_stride,
-    table, data, scales, block_stride, head_offset, sink, block, round, scale,
+    table, data, halves, block_stride, head_offset, sink, block, reciprocal,
+    scale,
     KIND: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr, HALF_WIDE: tl.constexpr,
-    GROUP: tl.constexpr, TOKENS: tl.constexpr, CAP: tl.constexpr, COMPUTE: tl.constexpr,
-    PRECISION: tl.constexpr, MOST_PIECES: tl.constexpr, PIECE: tl.constexpr, STAGES: tl.constexpr,
+    GROUP: tl.constexpr, ROWS: tl.constexpr, TOKENS: tl.constexpr, CAP: tl.constexpr,
+    COMPUTE: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     KEY: tl.constexpr = key_format(KIND)
     VALUE: tl.constexpr = value_format(KIND)
     KEY_WIDE: tl.constexpr = HALF_WIDE if KEY == "int4" else PADDED
-    WIDE: tl.constexpr = HALF_WIDE if VALUE == "int4" else PADDED
     row = tl.arange(0, ROWS)
     asked = row < GROUP
     low, high, step, total = load_queries(
         query, q8, q_step, q_sum, row * 0 + token, head * GROUP + row, asked,
-        query_stride, q8_stride, scale_stride, KEY, SIZE, KEY_WIDE, COMPUTE, ROWS,
+        query_stride, q8_stride, scale_stride, scale, KEY, SIZE, KEY_WIDE, CAP, COMPUTE, ROWS,
     )  # fmt: skip
-    start = first_seen(length - 1, window, round)
-    sinks, gap = gap_before(start, length, sink)
-    each = piece_tokens(length - gap, MOST_PIECES, PIECE)
-    begin = piece * each
-    end = tl.minimum(begin + each, length - gap)
-    most = tl.full((ROWS,), float("-inf"), tl.float32)
-    least = tl.zeros((ROWS,), tl.float32)
-    sums = tl.zeros((ROWS,), tl.float32)
-    first = tl.zeros((ROWS, WIDE), tl.float32)
-    second = tl.zeros((ROWS, WIDE if VALUE == "int4" else 1), tl.float32)
+    gap = gap_before(start, sink)
+    most = tl.full((ROWS,), NOTHING, tl.float32)
+    least = tl.zeros((TOKENS, ROWS), tl.float32)
+    sums = tl.zeros((TOKENS, ROWS), tl.float32)
+    acc = nothing_yet(VALUE, part_width(VALUE, SIZE), ROWS)
+    # Blocks are looked up a tile ahead: where a tile lies is known when it is asked for.
+    token_a, number_a, inside_a = find(begin, end, gap, sink, table, block, reciprocal)
+    token_b, number_b, inside_b = find(begin + GRANULE, end, gap, sink, table, block, reciprocal)
     for base in tl.range(begin, end, TOKENS, num_stages=STAGES):
-        visible = base + tl.arange(0, TOKENS)
-        most, least, sums, first, second = meet(
-            low, high, step, total, row * 0 + length - 1, row * 0 + start,
-            most, least, sums, first, second, visible, visible < end, sinks, gap, sink,
-            table, data, scales, block_stride, head_offset, block, scale,
-            KEY, VALUE, SIZE, KEY_WIDE, WIDE, CAP, COMPUTE, PRECISION,
+        lane = tl.arange(0, TOKENS)
+        seen = spread(token_a, token_b - GRANULE, TOKENS) + lane
+        shown = (base + lane < end) & ((seen < sink) | (seen >= start))
+        following = base + TOKENS
+        a = find(following, end, gap, sink, table, block, reciprocal)
+        b = find(following + GRANULE, end, gap, sink, table, block, reciprocal)
+        fetched = fetch(
+            base, end, number_a, inside_a, number_b, inside_b, data, halves, block_stride,
+            head_offset, block, KEY, VALUE, SIZE, KEY_WIDE, TOKENS, TURNED=True,
         )  # fmt: skip
+        most, least, sums, acc = _meet(
+            low, high, step, total, shown, most, least, sums, acc, fetched,
+            KEY, VALUE, CAP, COMPUTE, PRECISION,
+        )  # fmt: skip
+        token_a, number_a, inside_a = a
+        token_b, number_b, inside_b = b
+    WIDE: tl.constexpr = part_width(VALUE, SIZE)
     column = tl.arange(0, WIDE)
     at = place.to(tl.int64) * GROUP + row
-    rows = at * SIZE
-    out = partial + rows[:, None] + column[None, :]
-    if VALUE == "int4":
-        mask = asked[:, None] & (column < SIZE // 2)[None, :]
-        tl.store(out, first + least[:, None], mask=mask)
-        tl.store(out + SIZE // 2, second + least[:, None], mask=mask)
-    else:
-        tl.store(out, first, mask=asked[:, None] & (column < SIZE)[None, :])
+    mask = (column < SIZE // parts(VALUE))[:, None] & asked[None, :]
+    for part in tl.static_range(parts(VALUE)):
+        to = (at * SIZE)[None, :] + channels(column, part, VALUE, SIZE)[:, None]
+        tl.store(partial + to, acc[part] + tl.sum(least, 0)[None, :], mask=mask)
     tl.store(partial_most + at, most, mask=asked)
-    tl.store(partial_sums + at, sums, mask=asked)
+    tl.store(partial_sums + at, tl.sum(sums, 0), mask=asked)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def decode(
-    query, q8, q_step, q_sum, order, layout, query_start, prompts, slots, items, starts,
-    num_requests, partial, partial_most, partial_sums, query_stride, q8_stride, scale_stride,
-    lens, windows, reading, tables, table_strides, data, scales, scale,
+    query, q8, q_step, q_sum, order, layout, query_start, items, starts, num_requests,
+    partial, partial_most, partial_sums, query_stride, q8_stride, scale_stride,
+    tables, table_strides, data, scales, scale,
     KINDS: tl.constexpr, DISTINCT: tl.constexpr, CLASSES: tl.constexpr, SIZE: tl.constexpr,
-    PADDED: tl.constexpr, HALF_WIDE: tl.constexpr, GROUP: tl.constexpr, TOKENS: tl.constexpr,
-    CAP: tl.constexpr, COMPUTES: tl.constexpr, PRECISIONS: tl.constexpr,
-    MOST_PIECES: tl.constexpr, PIECE: tl.constexpr, MOST_ITEMS: tl.constexpr,
-    REQUESTS: tl.constexpr, STAGES: tl.constexpr,
+    PADDED: tl.constexpr, HALF_WIDE: tl.constexpr, GROUP: tl.constexpr, ROWS: tl.constexpr,
+    TOKENS: tl.constexpr, CAP: tl.constexpr, COMPUTES: tl.constexpr, PRECISIONS: tl.constexpr,
+    MOST_ITEMS: tl.constexpr, REQUESTS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Grid [any]: each program takes every n-th pair of a piece and a KV head of its class.
 
@@ -109,92 +198,20 @@ def decode(
             if pair >= passed:
                 c = other + 1
                 before = passed
-        block_stride, head_stride, first, count, sink, block, round = numbers(c, layout)
+        block_stride, head_stride, first, count, sink, block, _, reciprocal = numbers(c, layout)
         own = (pair - before) % count
-        item = tl.load(items + c * MOST_ITEMS + (pair - before) // count)
-        request = item // MOST_PIECES
-        length = tl.load(one_of(c, lens, CLASSES) + request)
-        window = window_at(
-            length - 1, tl.load(slots + request), one_of(c, windows, CLASSES),
-            one_of(c, reading, CLASSES), prompts,
-        )  # fmt: skip
+        item = items + (c * MOST_ITEMS + (pair - before) // count) * ITEM
+        request = tl.load(item)
         wide = one_of(c, table_strides, CLASSES)
         table = one_of(c, tables, CLASSES) + request.to(tl.int64) * wide
         for k in tl.static_range(len(DISTINCT)):
-            if is_kind(c, KINDS, DISTINCT[k], CLASSES):
+            if is_kind(c, KINDS, element(DISTINCT, k), CLASSES):
                 _piece(
-                    query, q8, q_step, q_sum, tl.load(query_start + request), length, window,
-                    item % MOST_PIECES, tl.load(order + first + own), pair,
+                    query, q8, q_step, q_sum, tl.load(query_start + request), tl.load(item + 1),
+                    tl.load(item + 2), tl.load(item + 3), tl.load(order + first + own), pair,
                     partial, partial_most, partial_sums, query_stride, q8_stride, scale_stride,
-                    table, chosen(c, data, KINDS, DISTINCT[k], CLASSES),
+                    table, chosen(c, data, KINDS, element(DISTINCT, k), CLASSES),
                     one_of(c, scales, CLASSES), block_stride, own * head_stride, sink, block,
-                    round, scale, DISTINCT[k], SIZE, PADDED, HALF_WIDE, GROUP, TOKENS, CAP,
-                    COMPUTES[k], PRECISIONS[k], MOST_PIECES, PIECE, STAGES,
+                    reciprocal, scale, element(DISTINCT, k), SIZE, PADDED, HALF_WIDE, GROUP,
+                    ROWS, TOKENS, CAP, element(COMPUTES, k), element(PRECISIONS, k), STAGES,
                 )  # fmt: skip
-
-
-@triton.jit
-def merge(
-    output, partial, partial_most, partial_sums, order, layout, query_start, starts, signs, factor,
-    sink_logits, num_requests, output_stride,
-    KINDS: tl.constexpr, CLASSES: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr,
-    GROUP: tl.constexpr, REQUESTS: tl.constexpr, HAS_SINKS: tl.constexpr, PARTS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """Grid [num_requests, num_kv_heads, columns / COLUMNS]: the pieces of a request, merged and
-    rotated back.
-
-    Args:
-        sink_logits: float32 [query heads], with HAS_SINKS: logits that no value belongs to.
-    """
-    request = tl.program_id(0)
-    token = tl.load(query_start + request)
-    if tl.load(query_start + request + 1) - token != 1:
-        return
-    nth = tl.program_id(1)
-    head = tl.load(order + nth)
-    c = class_of(nth, layout, CLASSES)
-    base = 0
-    for other in tl.static_range(CLASSES - 1):
-        if c > other:
-            pieces = tl.load(starts + other * (REQUESTS + 1) + num_requests)
-            base += pieces * tl.load(layout + other * FIELDS + 3).to(tl.int32)
-    _, _, first, count, _, _, _ = numbers(c, layout)
-    row = tl.arange(0, ROWS)
-    source = tl.arange(0, PADDED)
-    asked = row < GROUP
-    mask = asked[:, None] & (source < SIZE)[None, :]
-    most = tl.full((ROWS,), float("-inf"), tl.float32)
-    sums = tl.zeros((ROWS,), tl.float32)
-    if HAS_SINKS:
-        logits = tl.load(sink_logits + head * GROUP + row, mask=asked, other=float("-inf"))
-        most = logits * LOG2E
-        sums = tl.where(asked, 1.0, 0.0)
-    values = tl.zeros((ROWS, PADDED), tl.float32)
-    own = starts + c * (REQUESTS + 1) + request
-    for item in range(tl.load(own), tl.load(own + 1)):
-        place = (base + item * count + nth - first).to(tl.int64)
-        at = place * GROUP + row
-        its_most = tl.load(partial_most + at, mask=asked, other=float("-inf"))
-        its_sums = tl.load(partial_sums + at, mask=asked, other=0.0)
-        its = tl.load(partial + at[:, None] * SIZE + source[None, :], mask=mask, other=0.0)
-        highest = tl.maximum(most, its_most)
-        safe = tl.where(highest == float("-inf"), 0.0, highest)
-        before, now = tl.exp2(most - safe), tl.exp2(its_most - safe)
-        sums = sums * before + its_sums * now
-        values = values * before[:, None] + its * now[:, None]
-        most = highest
-    values = values / tl.where(sums == 0, 1.0, sums)[:, None]
-    to = token.to(tl.int64) * output_stride + (head * GROUP + row) * SIZE
-    if is_quantised(c, KINDS, CLASSES):
-        target = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
-        matrix = tl.load(
-            signs + source[:, None] * SIZE + target[None, :],
-            mask=(source < SIZE)[:, None] & (target < SIZE)[None, :],
-            other=0,
-        )
-        turned = rotated(values, matrix, tl.zeros((ROWS, COLUMNS), tl.float32), PARTS) * factor
-        inside = asked[:, None] & (target < SIZE)[None, :]
-        tl.store(output + to[:, None] + target[None, :], turned, mask=inside)
-    elif tl.program_id(2) == 0:
-        tl.store(output + to[:, None] + source[None, :], values, mask=mask)

@@ -9,6 +9,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from vllm_headaware.kernels.triton import support
+
+GRANULE = tl.constexpr(support.GRANULE)
+
 
 @triton.jit
 def window_at(position, slot, windows, reading, prompts):
@@ -26,7 +30,7 @@ def first_seen(position, window, round):
 
 
 @triton.jit
-def gap_before(start, length, sink):
-    """Sink tokens of a request of `length` tokens, and hidden ones between them and `start`."""
-    sinks = tl.minimum(sink, length)
-    return sinks, tl.maximum(start - sinks, 0)
+def gap_before(start, sink):
+    """Hidden tokens between the sinks and `start`, in whole granules: the last of them may be shown
+    as a window that is not rounded begins in the midst of one."""
+    return tl.maximum(start - sink, 0) // GRANULE * GRANULE

@@ -47,7 +47,8 @@ class Shape:
     @property
     def tile_tokens(self) -> int:
         """Keys and values of a tile while a prompt is read."""
-        return 64 if self.rows == 128 and not self.packs else 32
+        whole = all(FORMATS[kind].value.name == "int8" for kind in self.kinds)
+        return 64 if self.rows == 128 and whole else 32
 
     @property
     def warps(self) -> int:
@@ -55,13 +56,31 @@ class Shape:
         return 8 if self.rows == 128 or self.size > 128 else 4
 
     @property
-    def decode_warps(self) -> int:
-        return 8 if self.size > 128 else 4
+    def decode_rows(self) -> int:
+        """Query heads of a tile while answers are made."""
+        return max(self.wide_group, 8)
 
     @property
-    def packs(self) -> bool:
-        """Whether values of any class come in halves."""
-        return any(FORMATS[kind].value.name == "int4" for kind in self.kinds)
+    def decode_tokens(self) -> int:
+        """Keys and values of a tile while answers are made."""
+        return 64 if self.size <= 128 else 32
+
+    @property
+    def decode_stages(self) -> int:
+        """Tiles under way at once while answers are made: one more than are met. Programs are many
+        and small, so that they wait for each other's memory."""
+        return 2
+
+    @property
+    def decode_warps(self) -> int:
+        """Warps of a program while answers are made."""
+        return 2
+
+    @property
+    def decode_registers(self) -> int | None:
+        """Most registers of a thread then, so that many programs fit; None: as many as it takes."""
+        small = all(FORMATS[kind].value.name == "int4" for kind in self.kinds)
+        return 128 if small and self.size <= 128 else None
 
     @property
     def queries(self) -> int:
@@ -91,6 +110,11 @@ class Shape:
     @property
     def precisions(self) -> tuple[str, ...]:
         return tuple("ieee" if c is tl.float32 else "tf32" for c in self.computes)
+
+    @property
+    def merge_precision(self) -> str:
+        """How partial results are multiplied by their weights."""
+        return "ieee" if self.io == torch.float32 else "tf32x3"
 
     @property
     def parts_in(self) -> int:

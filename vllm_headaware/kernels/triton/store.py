@@ -10,7 +10,15 @@ import triton
 import triton.language as tl
 
 from vllm_headaware.kernels.triton.classes import chosen, class_of, is_kind, numbers, one_of
-from vllm_headaware.kernels.triton.load import key_format, row_width, share_of, value_format
+from vllm_headaware.kernels.triton.load import (
+    COUNTS,
+    element,
+    key_format,
+    quantised,
+    row_width,
+    share_of,
+    value_format,
+)
 from vllm_headaware.kernels.triton.rotate import rotated
 
 ROWS = tl.constexpr(32)
@@ -135,7 +143,7 @@ def _store_one(
         VALUE: tl.constexpr = value_format(KIND)
         KEY_ROW: tl.constexpr = row_width(KEY, SIZE)
         VALUE_ROW: tl.constexpr = row_width(VALUE, SIZE)
-        block_stride, head_stride, first, _, _, block, _ = numbers(c, layout)
+        block_stride, head_stride, first, _, _, block, _, _ = numbers(c, layout)
         request = _request_of(token, query_start, num_requests, STEPS)
         end = tl.load(query_start + request + 1, mask=there, other=0)
         length = tl.load(one_of(c, lens, CLASSES) + request, mask=there, other=0)
@@ -169,7 +177,7 @@ def _store_one(
                 blocks, halves, share + block * KEY_ROW + inside * VALUE_ROW, scale_place,
                 block, 1, VALUE, SIZE, PADDED, HALF_WIDE, PARTS,
             )  # fmt: skip
-    elif KIND == "int8" or KIND == "int4" or KIND == "k8v4":
+    elif quantised(KIND):
         own = head * GROUP + what - 2
         rows = token.to(tl.int64) * query_stride + own * SIZE
         y = _rotated_rows(query, rows, there, signs, 0, factor, SIZE, PADDED, SIZE, PARTS)
@@ -183,7 +191,7 @@ def _store_one(
         tl.store(q_sum + token * scale_stride + own, tl.sum(whole, 1), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def store(
     query, key, value, q8, q_step, q_sum, signs, factor, order, layout, query_start, num_tokens,
     num_requests, query_stride, key_stride, value_stride, q8_stride, scale_stride,
@@ -207,11 +215,11 @@ def store(
     there = (token < num_tokens) & (token < tl.load(query_start + num_requests))
     c = class_of(nth, layout, CLASSES)
     for k in tl.static_range(len(DISTINCT)):
-        if is_kind(c, KINDS, DISTINCT[k], CLASSES):
+        if is_kind(c, KINDS, element(DISTINCT, k), CLASSES):
             _store_one(
                 query, key, value, q8, q_step, q_sum, signs, factor, layout, query_start, token,
                 there, what, nth, head, c, num_requests, query_stride, key_stride, value_stride,
                 q8_stride, scale_stride, lens, tables, table_strides,
-                chosen(c, data, KINDS, DISTINCT[k], CLASSES), one_of(c, scales, CLASSES),
-                DISTINCT[k], CLASSES, SIZE, PADDED, HALF_WIDE, GROUP, STEPS, PARTS,
+                chosen(c, data, KINDS, element(DISTINCT, k), CLASSES), one_of(c, scales, CLASSES),
+                element(DISTINCT, k), CLASSES, SIZE, PADDED, HALF_WIDE, GROUP, STEPS, PARTS,
             )  # fmt: skip

@@ -10,8 +10,12 @@ import triton
 import triton.language as tl
 
 from vllm_headaware.kernels.triton.classes import numbers, one_of
+from vllm_headaware.kernels.triton.load import COUNTS
 from vllm_headaware.kernels.triton.rule import first_seen, gap_before, window_at
 
+ITEM = tl.constexpr(4)
+"""Numbers of a piece: its request, the places of its first token and of that after its last,
+counted without hidden ones, and the first token that its window shows."""
 PIECE = 512
 """Least visible tokens of a piece."""
 
@@ -23,7 +27,7 @@ def piece_tokens(visible, MOST_PIECES: tl.constexpr, PIECE: tl.constexpr):
     return tl.maximum((share + 31) // 32 * 32, PIECE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def list_work(
     query_start, lens, windows, reading, prompts, slots, items, starts, tiles, tile_count,
     num_requests, layout,
@@ -38,7 +42,7 @@ def list_work(
             [slots].
         prompts: int32 [slots].
         slots: int32 [num_requests].
-        items: int32 [CLASSES, MOST_ITEMS], request x MOST_PIECES + piece.
+        items: int32 [CLASSES, MOST_ITEMS, ITEM].
         starts: int32 [CLASSES, REQUESTS + 1], first item of each request; the count at its end.
         tiles: int32 [most tiles, 2], request and its first query.
         tile_count: int32 [1].
@@ -58,7 +62,7 @@ def list_work(
             tl.store(tiles + place, row, mask=tile < own)
             tl.store(tiles + place + 1, tile * QUERIES, mask=tile < own)
     else:
-        _, _, _, _, sink, _, round = numbers(c, layout)
+        _, _, _, _, sink, _, round, _ = numbers(c, layout)
         length = tl.load(one_of(c, lens, CLASSES) + row, mask=there, other=0)
         slot = tl.load(slots + row, mask=there, other=0)
         decodes = (queries == 1) & (length > 0)
@@ -66,8 +70,7 @@ def list_work(
             length - 1, slot, one_of(c, windows, CLASSES), one_of(c, reading, CLASSES), prompts
         )
         start = first_seen(length - 1, window, round)
-        _, gap = gap_before(start, length, sink)
-        visible = tl.where(decodes, length - gap, 0)
+        visible = tl.where(decodes, length - gap_before(start, sink), 0)
         each = piece_tokens(visible, MOST_PIECES, PIECE)
         pieces = (visible + each - 1) // each
         ends = tl.cumsum(pieces, 0)
@@ -75,5 +78,9 @@ def list_work(
         tl.store(firsts + row, ends - pieces, mask=there)
         tl.store(firsts + num_requests + row * 0, tl.sum(pieces, 0), mask=row == 0)
         for piece in range(0, tl.max(pieces, 0)):
-            place = items + c * MOST_ITEMS + ends - pieces + piece
-            tl.store(place, row * MOST_PIECES + piece, mask=piece < pieces)
+            place = items + (c * MOST_ITEMS + ends - pieces + piece) * ITEM
+            begin = piece * each
+            tl.store(place, row, mask=piece < pieces)
+            tl.store(place + 1, begin, mask=piece < pieces)
+            tl.store(place + 2, tl.minimum(begin + each, visible), mask=piece < pieces)
+            tl.store(place + 3, start, mask=piece < pieces)

@@ -11,10 +11,13 @@ import triton
 
 from vllm_headaware.kernels.reference import hadamard
 from vllm_headaware.kernels.triton.shape import Shape
-from vllm_headaware.kernels.triton.work import PIECE, list_work
+from vllm_headaware.kernels.triton.work import ITEM, PIECE, list_work
 
 MOST_PIECES = 64
 """Most pieces of a request."""
+PROGRAMS = 32
+"""Of `decode`, for each multiprocessor: more than run at once, so that a device evens out pieces of
+unequal lengths by itself."""
 MOST_PARTIAL_BYTES = 2**28
 """Partial results take at most so much; with many requests and heads there are fewer pieces."""
 
@@ -51,6 +54,9 @@ class Workspace:
         num_query_heads, num_kv_heads, head_size: of a layer (of this rank).
         num_classes: head classes.
         piece: least visible tokens of a piece.
+
+    Attributes:
+        compiled: whether a step of every kind has been launched.
     """
 
     def __init__(
@@ -83,7 +89,9 @@ class Workspace:
             room(max_tokens, num_query_heads),
             room(max_tokens, num_query_heads),
         )
-        self.items = room(num_classes, max_requests * self.most_pieces, dtype=torch.int32)
+        self.items = room(
+            num_classes, max_requests * self.most_pieces, ITEM.value, dtype=torch.int32
+        )
         self.starts = room(num_classes, self.requests + 1, dtype=torch.int32)
         self.tiles = room(max_tokens + max_requests, 2, dtype=torch.int32)
         self.tile_count = room(1, dtype=torch.int32)
@@ -95,9 +103,11 @@ class Workspace:
         self.signs = (signs / self.factor).round().to(device, torch.bfloat16)
         self.search_steps = self.requests.bit_length()
         self.max_requests, self.device = max_requests, device
-        self.programs = 4
+        self.compiled = False
+        units = 1
         if device.type == "cuda":
-            self.programs = 2 * torch.cuda.get_device_properties(device).multi_processor_count
+            units = torch.cuda.get_device_properties(device).multi_processor_count
+        self.programs = PROGRAMS * units
 
     @property
     def bytes(self) -> int:

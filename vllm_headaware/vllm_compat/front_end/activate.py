@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from vllm_headaware.attention import LIBRARY, OPERATION
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.config.request import RequestLimits
 from vllm_headaware.plan import Plan
@@ -18,8 +19,8 @@ from vllm_headaware.vllm_compat.front_end.conflicts import refuse_conflicts
 
 logger = logging.getLogger("vllm.headaware")
 UNTRIED = (
-    "KV policies on GPUs are new: their kernels were checked in Triton's interpreter and compiler,"
-    " and not yet on a GPU; python -m checks.gpu of the repository measures them on yours"
+    "KV policies on GPUs are new: their kernels were measured on an H200, the engine only in"
+    " Triton's interpreter; python -m checks.gpu of the repository checks both on yours"
 )
 
 
@@ -47,10 +48,21 @@ def activate(vllm_config: Any, config: KVPolicyConfig) -> None:
         reserve=config.admission == "reserve",
         elastic=config.elastic == "all",
     )
+    split_graphs(vllm_config.compilation_config)
     put_plan(vllm_config, plan, profile.checksum if profile else "", limits)
     logger.info(describe(plan))
     if vllm_config.device_config.device_type == "cuda":
         logger.warning(UNTRIED)
+
+
+def split_graphs(compilation_config: Any) -> None:
+    """Leave split attention out of piecewise CUDA graphs, as vLLM does with its own attention.
+
+    A graph would repeat what was launched when it was captured, by which no prompt was read.
+    """
+    if compilation_config.splitting_ops:
+        ops = [*compilation_config.splitting_ops, f"{LIBRARY}::{OPERATION}"]
+        compilation_config.splitting_ops = list(dict.fromkeys(ops))
 
 
 def engine_geometry(vllm_config: Any) -> ModelGeometry:
