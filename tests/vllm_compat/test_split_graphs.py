@@ -24,7 +24,8 @@ def test_where_vllm_cuts_at_its_own_attention_it_cuts_at_ours() -> None:
 
 
 def test_a_graph_that_is_not_cut_stays_whole() -> None:
-    assert split([]) == [] and split(None) is None
+    assert split([]) == []
+    assert split(None) is None
 
 
 def test_the_operation_has_that_name() -> None:
