@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-PROCESSES = 14
+PROCESSES = max((os.cpu_count() or 1) - 2, 1)
 DRY = ("three classes", "int8 in bfloat16, a window")
 
 

@@ -7,8 +7,10 @@ the plugin is registered by hand.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +23,14 @@ SIDES: dict[str, dict[str, Any]] = {
     "ours": {"kv_policy": "headaware"},
 }
 CHUNK = 8192
+NEEDED = (
+    "vllm.v1.engine.llm_engine",
+    "vllm.v1.worker.gpu_worker",
+    "vllm.v1.worker.gpu.model_runner",
+    "vllm.model_executor.models.llama",
+    "vllm.model_executor.warmup.kernel_warmup",
+)
+"""What vLLM imports before it uses a GPU, which takes as long as a part."""
 
 
 def main() -> None:
@@ -28,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("side", choices=list(SIDES))
     parser.add_argument("--dry-run", action="store_true", help="a tiny model, in the interpreter")
+    parser.add_argument("--wait", action="store_true", help="import, then wait for a line")
     parser.add_argument("--compile", action="store_true", help="as vLLM does by default; slower")
     parser.add_argument("--layers", type=int, help="of the model; all of Llama-3.1-8B's are 32")
     args = parser.parse_args()
@@ -39,6 +50,12 @@ def main() -> None:
         enable(runner=True)
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
     from checks.gpu.shapes import DRY, REAL
+
+    if args.wait:
+        importlib.import_module("vllm").LLM  # noqa: B018
+        for name in () if args.dry_run else NEEDED:
+            importlib.import_module(name)
+        sys.stdin.readline()
 
     scale = DRY if args.dry_run else REAL
     measure(args.side, scale, args.layers, args.compile, args.dry_run)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-PROCESSES = 14
+PROCESSES = max((os.cpu_count() or 1) - 2, 1)
 KINDS = ("k8v4", "k8v4")
 DECODE: list[dict[str, int]] = [
     {"decode_warps": 1, "decode_registers": 144},
