@@ -55,7 +55,7 @@ def make_prompts(tokenizer: Any) -> list[Given]:
 def measure(model: Path, policy: str | None, options: dict[str, Any]) -> list[dict[str, Any]]:
     """Loss and share of first choices of every answer, in an engine of this process."""
     from testbench.engine import SteppedEngine
-    from testbench.forced import KEY, Forced
+    from vllm_headaware.eval.forced import KEY, Forced
 
     engine = SteppedEngine(model, policy, logits_processors=[Forced], **options)
     rows = []

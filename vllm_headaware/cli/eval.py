@@ -5,21 +5,22 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from vllm_headaware.cli import eval_gpe, eval_phases, eval_quick
+from vllm_headaware.cli import eval_gpe, eval_long, eval_phases, eval_quick
 
 DESCRIPTION = """\
-Measure what a model still knows, in plain Hugging Face transformers, on generated long-context
-tasks and on held-out text. Prompts are made of words that no head profile has been calibrated on;
-bytes are those of the plan that the engine would follow. Finished runs are kept in the user's cache
-and are not run again."""
+Measure what a model still knows on generated long-context tasks and on held-out text: `long` in the
+real engine, the others in plain Hugging Face transformers, where bytes are those of the plan that
+the engine would follow. Prompts are made of words that no head profile has been calibrated on.
+Finished runs are kept in the user's cache and are not run again."""
 
 EPILOG = """\
 examples:
   vllm-headaware eval quick ./model
+  vllm-headaware eval long ./model --quick
   vllm-headaware eval phases ./model -o results
   vllm-headaware eval gpe ./model
 """
-COMMANDS = {"quick": eval_quick, "phases": eval_phases, "gpe": eval_gpe}
+COMMANDS = {"quick": eval_quick, "long": eval_long, "phases": eval_phases, "gpe": eval_gpe}
 
 
 def add_parser(subparsers: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from vllm_headaware.tasks.code import code_windows
@@ -20,12 +20,14 @@ class Given:
     """A prompt and its answer, as token ids.
 
     Attributes:
-        kind: text, code, copies, needles or trails.
+        kind: text, code, copies, needles or trails; or of tasks.long.
+        before: a start of the prompt that is a request of its own before, an earlier turn.
     """
 
     kind: str
     prompt: list[int]
     answer: list[int]
+    before: list[int] = field(default_factory=list)
 
 
 def make_given(

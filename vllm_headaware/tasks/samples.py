@@ -6,14 +6,16 @@ a few tokens tell what it knows. Nothing is shared between the splits (eval/word
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from vllm_headaware.errors import HeadAwareError
+from vllm_headaware.tasks.draft import Draft, Sample
+from vllm_headaware.tasks.lookups import LOOKUPS
 from vllm_headaware.tasks.prompts import (
     encode_chat,
     longest_that_fits,
@@ -24,58 +26,27 @@ from vllm_headaware.tasks.prompts import (
 from vllm_headaware.tasks.words import WordPool
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One prompt and what its answer must contain.
-
-    Attributes:
-        prompt_token_ids: the prompt through the model's chat template, the answer begun.
-        prompt_text: the user's message.
-        answers: words or numbers that must occur.
-        reply: how a right answer goes on, as text.
-    """
-
-    prompt_token_ids: list[int]
-    prompt_text: str
-    answers: tuple[str, ...]
-    reply: str
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A sample whose length is still open.
-
-    Attributes:
-        message: the user's message by size, in sentences, list entries or words.
-        reply_start: words the answer is made to begin with.
-    """
-
-    message: Callable[[int], str]
-    reply_start: str
-    answers: tuple[str, ...]
-    reply: str
-
-
 def make_samples(
     tokenizer: Any, task: str, *, split: str, count: int, tokens: int, seed: int = 0
 ) -> list[Sample]:
     """Generate prompts of about `tokens` tokens (never more).
 
     Args:
-        task: a key of TASKS.
+        task: a key of TASKS, or of lookups.LOOKUPS.
         tokenizer: a Hugging Face tokenizer; its chat template is used where it has one.
         split: "calibration" or "evaluation".
 
     Raises:
         HeadAwareError: unknown task or split, or a length the question does not fit in.
     """
-    if task not in TASKS:
+    make = {**TASKS, **LOOKUPS}.get(task)
+    if make is None:
         raise HeadAwareError(f"task must be one of {', '.join(TASKS)}, got {task!r}")
     pool = pool_of(split)
     rng = random.Random(f"{task} {split} {tokens} {seed}")
     samples = []
     for _ in range(count):
-        draft = TASKS[task](pool, rng, tokens)
+        draft = make(pool, rng, tokens)
         example = _example(draft, task, pool, rng, tokens) if task in SHOWN_ONCE else None
 
         def build(
@@ -221,10 +192,12 @@ TASKS: dict[str, Callable[[WordPool, random.Random, int], Draft]] = {
     "multi_key": _multi_key,
     "multi_value": _multi_value,
     "variable_tracking": variable_tracking,
+    "trail_3": functools.partial(variable_tracking, hops=3),
+    "trail_4": functools.partial(variable_tracking, hops=4),
     "common_words": common_words,
     "frequent_words": frequent_words,
 }
-SHOWN_ONCE = frozenset({"variable_tracking"})
+SHOWN_ONCE = frozenset({"variable_tracking", "trail_3", "trail_4"})
 """Tasks that come with an answered example before them, as in RULER: a small model that is not
 shown what a chain is repeats sentences instead."""
 EXAMPLE_TOKENS = 50
