@@ -46,6 +46,7 @@ def small(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tiny_model
 
 
+@pytest.mark.slow
 def test_files_rows_and_pictures(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,7 @@ def test_heads_that_keep_everything_lose_nothing(
     assert report["text"]["nll"]["headaware"] == pytest.approx(report["text"]["nll"]["full"])
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_run_again(
     model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

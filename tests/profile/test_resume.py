@@ -15,6 +15,7 @@ from vllm_headaware.profile.run import profile_model
 ASKED: dict[str, Any] = {"sink": 4, "window": 16, "samples": 3, "lengths": (97, 131)}
 
 
+@pytest.mark.slow
 def test_a_stopped_measurement_goes_on(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

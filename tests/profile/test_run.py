@@ -16,6 +16,7 @@ from vllm_headaware.profile.run import profile_model
 ARGUMENTS: dict[str, Any] = {"sink": 4, "window": 16, "samples": 3, "lengths": (97, 131)}
 
 
+@pytest.mark.slow
 def test_profile_of_an_awkward_shape_repeats(
     tiny_model_3_kv_heads: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,6 +46,7 @@ def test_the_installed_vllm_is_as_tested() -> None:
     assert [s for s in contract.installed_states() if s.state != AS_TESTED] == []
 
 
+@pytest.mark.slow
 def test_the_ledger_has_every_wrapper() -> None:
     """All that register() wraps, seen as it does."""
     done = subprocess.run(
