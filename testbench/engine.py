@@ -64,12 +64,10 @@ class SteppedEngine:
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of one block, all layers together: the KV buffer over its blocks.
+        """Bytes of one block, all layers together."""
+        from vllm_headaware.cache.groups import block_bytes
 
-        Every entry of kv_cache_tensors is a view of the same buffer and has the buffer's size.
-        """
-        config = self._scheduler.kv_cache_config
-        return config.kv_cache_tensors[0].size // config.num_blocks
+        return block_bytes(self._scheduler.kv_cache_config)
 
     def add(
         self,

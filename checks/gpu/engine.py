@@ -74,6 +74,8 @@ def measure(name: str, scale: Any, layers: int | None, compiled: bool, dry: bool
     vllm_headaware.plugin.register()
     from vllm import LLM
 
+    from vllm_headaware.cache.groups import block_bytes
+
     most = max(load.requests for load in scale.engine)
     begin = time.perf_counter()
     llm = LLM(
@@ -98,8 +100,7 @@ def measure(name: str, scale: Any, layers: int | None, compiled: bool, dry: bool
     engine: Any = llm.llm_engine
     scheduler = engine.engine_core.engine_core.scheduler
     pool = scheduler.kv_cache_manager.block_pool
-    pool_bytes = sum(tensor.size for tensor in scheduler.kv_cache_config.kv_cache_tensors)
-    block_bytes = pool_bytes / pool.num_gpu_blocks
+    block_size = block_bytes(scheduler.kv_cache_config)
     serve(engine, pool, 2, scale.engine[0].tokens // 8, scale.new_tokens, 4)  # warms up
     for load in scale.engine:
         read_s, steps, held = serve(
@@ -113,8 +114,8 @@ def measure(name: str, scale: Any, layers: int | None, compiled: bool, dry: bool
             "decode_step_ms": round(each * 1e3, 3),
             "decode_step_ms_quickest": round(min(steps) * 1e3, 3),
             "tokens_per_s": round(load.requests / each, 1),
-            "kv_mb_per_request": round(held * block_bytes / load.requests / 1e6, 3),
-            "requests_that_fit_in_40_GB": int(40e9 / (held * block_bytes / load.requests)),
+            "kv_mb_per_request": round(held * block_size / load.requests / 1e6, 3),
+            "requests_that_fit_in_40_GB": int(40e9 / (held * block_size / load.requests)),
         }
         print(json.dumps(line), flush=True)
 

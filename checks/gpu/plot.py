@@ -13,6 +13,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vllm_headaware.eval.figure import new_figure
+
 STYLE = {
     "stock": ("FlashAttention 3, 16 bit", "#555555", "s"),
     "vllm int8": ("vLLM int8", "#b08900", "^"),
@@ -45,13 +47,7 @@ def points(lines: list[dict[str, Any]]) -> dict[str, list[tuple[str, float, floa
 
 def draw(found: dict[str, list[tuple[str, float, float]]], card: str) -> Any:
     """The figure."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.0, 4.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    axis.spines[["top", "right"]].set_visible(False)
+    figure, (axis,) = new_figure(height=4.6)
     every = [point for own in found.values() for point in own]
     best = max(size / us for _, size, us in every)
     sizes = [min(size for _, size, _ in every), max(size for _, size, _ in every)]

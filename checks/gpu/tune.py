@@ -17,8 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from checks.gpu.op import KINDS
+
 PROCESSES = max((os.cpu_count() or 1) - 2, 1)
-KINDS = ("k8v4", "k8v4")
 DECODE: list[dict[str, int]] = [
     {"decode_warps": 1, "decode_registers": 144},
     {"decode_tokens": 32, "decode_registers": 128},

@@ -31,3 +31,11 @@ def is_head_aware(config: KVCacheConfig) -> bool:
         for group in config.kv_cache_groups
         for spec in iter_layer_specs(group.kv_cache_spec)
     )
+
+
+def block_bytes(config: KVCacheConfig) -> int:
+    """Bytes of one block, all layers together: the KV buffer over its blocks.
+
+    Every entry of kv_cache_tensors is a view of the same buffer and has the buffer's size.
+    """
+    return config.kv_cache_tensors[0].size // config.num_blocks

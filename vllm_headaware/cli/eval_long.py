@@ -70,8 +70,9 @@ def run(args: argparse.Namespace) -> int:
     from vllm_headaware.cli.eval_options import journal_of, policy_and_profile
     from vllm_headaware.config import KVPolicyConfig
     from vllm_headaware.errors import HeadAwareError
-    from vllm_headaware.eval.long import FULL, QUICK, QUICK_LENGTHS, Side, compare, lengths_of
+    from vllm_headaware.eval.long import QUICK, QUICK_LENGTHS, Side, compare, lengths_of
     from vllm_headaware.eval.long_report import draw, markdown
+    from vllm_headaware.eval.measure import FULL
     from vllm_headaware.tasks.long import KINDS
 
     folder, config, profile = policy_and_profile(args, args.model, KVPolicyConfig("headaware"))

@@ -21,12 +21,10 @@ from vllm_headaware import __version__
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.eval.interval import relative_interval
 from vllm_headaware.eval.journal import Journal, key_of
+from vllm_headaware.eval.quick import ABLE
 from vllm_headaware.tasks.given import Given
 from vllm_headaware.tasks.long import LONG_ANSWER, longest_answer, make_long
 
-FULL = "full"
-ABLE = 0.5
-"""A kind counts if the full cache's first choice is right at least so often."""
 QUICK = ("needles", "multi_key", "trails_2", "tables", "second_turn", "text", "code", "copies")
 QUICK_LENGTHS = (2000, 4000)
 BITS = {"float32": 32}

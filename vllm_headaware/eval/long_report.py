@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vllm_headaware.eval.figure import new_figure
+
 COLOURS = ("#555555", "#00224e", "#b08900", "#a2484b", "#4c7a5b", "#8fa3c8")
 
 
@@ -52,13 +54,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.0, 4.4), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    axis.spines[["top", "right"]].set_visible(False)
+    figure, (axis,) = new_figure(height=4.4)
     for number, (name, of) in enumerate(report["scores"].items()):
         colour = COLOURS[number % len(COLOURS)]
         kinds = [by[name] for by in report["kinds"].values()]

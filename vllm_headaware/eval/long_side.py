@@ -43,12 +43,12 @@ def serve(
     """
     from vllm import SamplingParams
 
+    from vllm_headaware.cache.groups import block_bytes
     from vllm_headaware.eval.forced import KEY
 
     engine = llm.llm_engine
     scheduler = engine.engine_core.engine_core.scheduler
     pool, config = scheduler.kv_cache_manager.block_pool, scheduler.kv_cache_config
-    block_bytes = config.kv_cache_tensors[0].size // config.num_blocks
     if before:
         one = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True, detokenize=False)
         engine.add_request(f"{number} before", {"prompt_token_ids": before}, one)
@@ -79,7 +79,7 @@ def serve(
             {str(token): round(entry.logprob, 4) for token, entry in row.items()}
             for row in final.logprobs
         ],
-        "bytes": held * block_bytes,
+        "bytes": held * block_bytes(config),
     }
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+from vllm_headaware.eval.figure import new_figure
 
 COLOURS = {"full": "#555555", "headaware": "#00224e", "streamingllm": "#b08900", "h2o": "#a2484b"}
 MARKS = {"full": "s", "headaware": "o", "streamingllm": "^", "h2o": "v"}
@@ -28,20 +29,8 @@ def draw_phases(report: dict[str, Any], folder: Path) -> list[Path]:
     return paths
 
 
-def _figure(columns: int, height: float = 3.4) -> tuple[Any, Sequence[Any]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.0, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns, squeeze=False)[0]
-    for own in axes:
-        own.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
 def _lengths(result: dict[str, Any]) -> Any:
-    figure, (memory, score) = _figure(2)
+    figure, (memory, score) = new_figure(2)
     for name, colour in COLOURS.items():
         rows = [row for row in result["rows"] if row["method"] == name]
         tokens = [row["tokens"] for row in rows]
@@ -56,7 +45,7 @@ def _lengths(result: dict[str, Any]) -> Any:
 
 def _budgets(result: dict[str, Any]) -> Any:
     lengths = list(dict.fromkeys(row["tokens"] for row in result["rows"]))
-    figure, axes = _figure(len(lengths))
+    figure, axes = new_figure(len(lengths))
     for axis, tokens in zip(axes, lengths, strict=True):
         own = [row for row in result["rows"] if row["tokens"] == tokens]
         full = fmean(row["score"] for row in own if row["method"] == "full")
@@ -82,7 +71,7 @@ def _budgets(result: dict[str, Any]) -> Any:
 
 def _ablation(result: dict[str, Any]) -> Any:
     names = list(dict.fromkeys(row["method"] for row in result["rows"]))
-    figure, (score, ratio) = _figure(2, 0.9 + 0.32 * len(names))
+    figure, (score, ratio) = new_figure(2, 0.9 + 0.32 * len(names))
     means = [fmean(r["score"] for r in result["rows"] if r["method"] == name) for name in names]
     ratios = [
         next(r["bytes_ratio"] for r in result["rows"] if r["method"] == name) for name in names

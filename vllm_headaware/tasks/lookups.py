@@ -16,8 +16,7 @@ NAME_LETTERS = 4
 
 def table(pool: WordPool, rng: random.Random, tokens: int) -> Draft:
     """A table of codes, words and numbers; the number of one code is asked for."""
-    names = _names(pool, rng, tokens // ROW_TOKENS + 1)
-    numbers = [secret_number(pool, rng) for _ in names]
+    names, numbers = _numbered(pool, rng, tokens)
     rows = [
         f"| {name} | {rng.choice(pool.nouns)} | {number} |"
         for name, number in zip(names, numbers, strict=True)
@@ -35,8 +34,7 @@ def table(pool: WordPool, rng: random.Random, tokens: int) -> Draft:
 
 def log(pool: WordPool, rng: random.Random, tokens: int) -> Draft:
     """Lines of a log; how long one request took is asked for."""
-    names = _names(pool, rng, tokens // ROW_TOKENS + 1)
-    numbers = [secret_number(pool, rng) for _ in names]
+    names, numbers = _numbered(pool, rng, tokens)
     lines = [
         f"{index // 60 % 24:02}:{index % 60:02} request={name} from={rng.choice(pool.nouns)}"
         f" took={number} us"
@@ -78,6 +76,12 @@ def _names(pool: WordPool, rng: random.Random, count: int) -> list[str]:
     while len(found) < count:
         found["".join(rng.choices(pool.letters, k=NAME_LETTERS))] = None
     return list(found)
+
+
+def _numbered(pool: WordPool, rng: random.Random, tokens: int) -> tuple[list[str], list[str]]:
+    """Names and a number for each, more than fit in so many tokens."""
+    names = _names(pool, rng, tokens // ROW_TOKENS + 1)
+    return names, [secret_number(pool, rng) for _ in names]
 
 
 def _function(name: str, variables: list[str], constants: tuple[str, str]) -> str:

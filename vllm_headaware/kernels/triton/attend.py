@@ -13,8 +13,7 @@ from vllm_headaware.kernels.triton.load import (
     row_width,
     rows_of,
     tile,
-    turned_rows_of,
-    turned_tile,
+    unpacked,
 )
 from vllm_headaware.kernels.triton.rule import GRANULE
 
@@ -39,16 +38,16 @@ def load_queries(
         total = tl.load(q_sum + at, mask=there, other=0.0)
         rows = token.to(tl.int64) * q8_stride + head * SIZE
         if KEY == "int4":
-            low = rows_of(q8, rows, there, WIDE, SIZE // 2)
-            high = rows_of(q8, rows + SIZE // 2, there, WIDE, SIZE // 2)
+            low = rows_of(q8, rows, there, WIDE, SIZE // 2, TURNED=False)
+            high = rows_of(q8, rows + SIZE // 2, there, WIDE, SIZE // 2, TURNED=False)
         else:
-            low = rows_of(q8, rows, there, WIDE, SIZE)
+            low = rows_of(q8, rows, there, WIDE, SIZE, TURNED=False)
             high = low
     else:
         step = tl.full((ROWS,), 1.0, tl.float32) * factor
         total = step
         rows = token.to(tl.int64) * query_stride + head * SIZE
-        low = rows_of(query, rows, there, WIDE, SIZE).to(COMPUTE)
+        low = rows_of(query, rows, there, WIDE, SIZE, TURNED=False).to(COMPUTE)
         high = low
     return low, high, step, total
 
@@ -120,7 +119,7 @@ def fetch(
     share_a = number_a.to(tl.int64) * block_stride + head_offset
     share_b = number_b.to(tl.int64) * block_stride + head_offset
     rows = spread(share_a + inside_a * KEY_ROW, share_b + inside_b * KEY_ROW, TOKENS)
-    keys = tile(data, rows + lane * KEY_ROW, KEY_WIDE, KEY_ROW)
+    keys = tile(data, rows + lane * KEY_ROW, KEY_WIDE, KEY_ROW, TURNED=False)
     value_a = share_a + block * KEY_ROW + inside_a * VALUE_ROW
     value_b = share_b + block * KEY_ROW + inside_b * VALUE_ROW
     if KEY == "int8" or KEY == "int4":
@@ -140,16 +139,58 @@ def fetch(
             value_low = tl.where(there, value_low + 8 * value_scale, 0.0)
         value_a, value_b = tl.multiple_of(value_a // 2, 16), tl.multiple_of(value_b // 2, 16)
         rows = spread(value_a, value_b, TOKENS) + lane * (VALUE_ROW // 2)
-        if TURNED:
-            values = turned_tile(halves, rows, WIDE, SIZE // parts(VALUE))
-        else:
-            values = tile(halves, rows, WIDE, SIZE // parts(VALUE))
+        values = tile(halves, rows, WIDE, SIZE // parts(VALUE), TURNED)
     else:
         rows = spread(value_a, value_b, TOKENS) + lane * VALUE_ROW
-        if TURNED:
-            values = turned_rows_of(data, rows, there, WIDE, VALUE_ROW)
-        else:
-            values = rows_of(data, rows, there, WIDE, VALUE_ROW)
+        values = rows_of(data, rows, there, WIDE, VALUE_ROW, TURNED)
         key_scale = tl.zeros((TOKENS,), tl.float32)
         key_low, value_scale, value_low = key_scale, key_scale, key_scale
     return keys, values, key_scale, key_low, value_scale, value_low
+
+
+@triton.jit
+def _weigh_part(
+    weights, values, acc, shrink, part: tl.constexpr, VALUE: tl.constexpr,
+    PRECISION: tl.constexpr, TURNED: tl.constexpr,
+):  # fmt: skip
+    if VALUE == "int4" or VALUE == "int8":
+        own = unpacked(values, part, VALUE, weights.dtype)
+    else:
+        own = values.to(weights.dtype)
+    if TURNED:
+        kept = acc[part] * shrink[None, :]
+        grown = tl.dot(own, weights, acc=kept, input_precision=PRECISION)
+    else:
+        kept = acc[part] * shrink[:, None]
+        grown = tl.dot(weights, own, acc=kept, input_precision=PRECISION)
+    return grown
+
+
+@triton.jit
+def weigh(
+    weights, values, acc, shrink,
+    VALUE: tl.constexpr, PRECISION: tl.constexpr, TURNED: tl.constexpr,
+):  # fmt: skip
+    """Weighted values so far, shrunk, and those of a tile.
+
+    int4 values are taken around their middle: were all of one sign, what a weight is rounded by
+    would shift all channels alike, and the rotation back would gather that in one of them.
+
+    Args:
+        weights: [rows, TOKENS], or TURNED over, times the values' scales where they have any.
+        values: of fetch().
+        acc: see nothing_yet().
+        shrink: float32 [rows].
+    """
+    first = _weigh_part(weights, values, acc, shrink, 0, VALUE, PRECISION, TURNED)
+    if VALUE == "int4":
+        second = _weigh_part(weights, values, acc, shrink, 1, VALUE, PRECISION, TURNED)
+        third = _weigh_part(weights, values, acc, shrink, 2, VALUE, PRECISION, TURNED)
+        fourth = _weigh_part(weights, values, acc, shrink, 3, VALUE, PRECISION, TURNED)
+        grown = (first, second, third, fourth)
+    elif VALUE == "int8":
+        second = _weigh_part(weights, values, acc, shrink, 1, VALUE, PRECISION, TURNED)
+        grown = (first, second)  # type: ignore[assignment]
+    else:
+        grown = (first,)  # type: ignore[assignment]
+    return grown

@@ -1,5 +1,5 @@
-"""decode: one query a request. Pieces of requests are attended to by a fixed number of programs
-that walk the work list; then the pieces of a request are merged, and rotated back."""
+"""decode: one query a request. Pieces of requests are attended to by programs that walk the work
+list; `merge` puts the pieces of a request together."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vllm_headaware.kernels.triton.attend import (
     load_queries,
     nothing_yet,
     spread,
+    weigh,
 )
 from vllm_headaware.kernels.triton.classes import (
     FIELDS,
@@ -30,23 +31,10 @@ from vllm_headaware.kernels.triton.load import (
     key_format,
     part_width,
     parts,
-    unpacked,
     value_format,
 )
 from vllm_headaware.kernels.triton.rule import GRANULE, gap_before
 from vllm_headaware.kernels.triton.work import ITEM
-
-
-@triton.jit
-def _weighed(
-    weights, values, grown, shrink, part: tl.constexpr, VALUE: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    if VALUE == "int4" or VALUE == "int8":
-        own = unpacked(values, part, VALUE, weights.dtype)
-    else:
-        own = values.to(weights.dtype)
-    return tl.dot(own, weights, acc=grown * shrink[None, :], input_precision=PRECISION)
 
 
 @triton.jit
@@ -94,20 +82,8 @@ def _meet(
     if VALUE == "int4":
         least = least * shrink[None, :] + weights * value_low[:, None]
     if VALUE == "int4" or VALUE == "int8":
-        # int4 around their middle, see prefill.
         weights = weights * value_scale[:, None]
-    weights = weights.to(COMPUTE)
-    first = _weighed(weights, values, acc[0], shrink, 0, VALUE, PRECISION)
-    if VALUE == "int4":
-        second = _weighed(weights, values, acc[1], shrink, 1, VALUE, PRECISION)
-        third = _weighed(weights, values, acc[2], shrink, 2, VALUE, PRECISION)
-        fourth = _weighed(weights, values, acc[3], shrink, 3, VALUE, PRECISION)
-        acc = (first, second, third, fourth)
-    elif VALUE == "int8":
-        second = _weighed(weights, values, acc[1], shrink, 1, VALUE, PRECISION)
-        acc = (first, second)
-    else:
-        acc = (first,)
+    acc = weigh(weights.to(COMPUTE), values, acc, shrink, VALUE, PRECISION, TURNED=True)
     return highest, least, sums, acc
 
 

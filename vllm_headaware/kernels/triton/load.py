@@ -120,7 +120,7 @@ def _packed_code(row_format: str, part: int, dtype: str) -> str:
 
 @triton.jit
 def unpacked(halves, part: tl.constexpr, ROW: tl.constexpr, dtype: tl.constexpr):
-    """A part of rows, of which each half is 16 bits, in dtype; int4 as what it is above 8."""
+    """A part of rows, of which each element is 16 bits, in dtype; int4 as what it is above 8."""
     BITS: tl.constexpr = 4 if ROW == "int4" else 8
     words = halves.to(tl.int16, bitcast=True)
     if ASSEMBLY and dtype == tl.bfloat16:
@@ -139,41 +139,29 @@ def unpacked(halves, part: tl.constexpr, ROW: tl.constexpr, dtype: tl.constexpr)
 
 
 @triton.jit
-def tile(data, rows, WIDE: tl.constexpr, WIDTH: tl.constexpr):
-    """[rows, WIDE] of rows with WIDTH elements; columns beyond are 0."""
+def tile(data, rows, WIDE: tl.constexpr, WIDTH: tl.constexpr, TURNED: tl.constexpr):
+    """[rows, WIDE] of rows with WIDTH elements, or TURNED over as it is loaded; columns beyond are
+    0."""
     column = tl.arange(0, WIDE)
-    at = data + rows[:, None] + column[None, :]
-    mask = None if WIDE == WIDTH else (column < WIDTH)[None, :]
-    return tl.load(at, mask=mask, other=None if WIDE == WIDTH else 0)
+    if TURNED:
+        rows, column = rows[None, :], column[:, None]
+    else:
+        rows, column = rows[:, None], column[None, :]
+    mask = None if WIDE == WIDTH else column < WIDTH
+    return tl.load(data + rows + column, mask=mask, other=None if WIDE == WIDTH else 0)
 
 
 @triton.jit
-def rows_of(data, rows, there, WIDE: tl.constexpr, WIDTH: tl.constexpr):
+def rows_of(data, rows, there, WIDE: tl.constexpr, WIDTH: tl.constexpr, TURNED: tl.constexpr):
     """The same; rows that are not there are 0."""
     column = tl.arange(0, WIDE)
-    mask = there[:, None]
+    if TURNED:
+        rows, there, column = rows[None, :], there[None, :], column[:, None]
+    else:
+        rows, there, column = rows[:, None], there[:, None], column[None, :]
     if WIDE != WIDTH:
-        mask = mask & (column < WIDTH)[None, :]
-    return tl.load(data + rows[:, None] + column[None, :], mask=mask, other=0)
-
-
-@triton.jit
-def turned_tile(data, rows, WIDE: tl.constexpr, WIDTH: tl.constexpr):
-    """[WIDE, rows]: a tile turned over as it is loaded."""
-    column = tl.arange(0, WIDE)
-    at = data + rows[None, :] + column[:, None]
-    mask = None if WIDE == WIDTH else (column < WIDTH)[:, None]
-    return tl.load(at, mask=mask, other=None if WIDE == WIDTH else 0)
-
-
-@triton.jit
-def turned_rows_of(data, rows, there, WIDE: tl.constexpr, WIDTH: tl.constexpr):
-    """The same of rows_of()."""
-    column = tl.arange(0, WIDE)
-    mask = there[None, :]
-    if WIDE != WIDTH:
-        mask = mask & (column < WIDTH)[:, None]
-    return tl.load(data + rows[None, :] + column[:, None], mask=mask, other=0)
+        there = there & (column < WIDTH)
+    return tl.load(data + rows + column, mask=there, other=0)
 
 
 @triton.jit

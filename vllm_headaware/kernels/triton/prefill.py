@@ -12,6 +12,7 @@ from vllm_headaware.kernels.triton.attend import (
     load_queries,
     nothing_yet,
     spread,
+    weigh,
 )
 from vllm_headaware.kernels.triton.classes import chosen, class_of, is_kind, numbers, one_of
 from vllm_headaware.kernels.triton.load import (
@@ -23,7 +24,6 @@ from vllm_headaware.kernels.triton.load import (
     part_width,
     parts,
     quantised,
-    unpacked,
     value_format,
 )
 from vllm_headaware.kernels.triton.rotate import rotated
@@ -31,18 +31,6 @@ from vllm_headaware.kernels.triton.rule import GRANULE, first_seen, gap_before, 
 
 COLUMNS = tl.constexpr(32)
 """Columns of the result that are rotated back at once."""
-
-
-@triton.jit
-def _weighed(
-    weights, values, grown, shrink, part: tl.constexpr, VALUE: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    if VALUE == "int4" or VALUE == "int8":
-        own = unpacked(values, part, VALUE, weights.dtype)
-    else:
-        own = values.to(weights.dtype)
-    return tl.dot(weights, own, acc=grown * shrink[:, None], input_precision=PRECISION)
 
 
 @triton.jit
@@ -87,21 +75,8 @@ def _meet(
     if VALUE == "int4":
         least = least * shrink + tl.sum(weights * value_low[None, :], 1)
     if VALUE == "int4" or VALUE == "int8":
-        # int4 around their middle: were all of one sign, what a weight is rounded by would shift
-        # all channels alike, and the rotation back would gather that in one of them.
         weights = weights * value_scale[None, :]
-    weights = weights.to(COMPUTE)
-    first = _weighed(weights, values, acc[0], shrink, 0, VALUE, PRECISION)
-    if VALUE == "int4":
-        second = _weighed(weights, values, acc[1], shrink, 1, VALUE, PRECISION)
-        third = _weighed(weights, values, acc[2], shrink, 2, VALUE, PRECISION)
-        fourth = _weighed(weights, values, acc[3], shrink, 3, VALUE, PRECISION)
-        acc = (first, second, third, fourth)
-    elif VALUE == "int8":
-        second = _weighed(weights, values, acc[1], shrink, 1, VALUE, PRECISION)
-        acc = (first, second)
-    else:
-        acc = (first,)
+    acc = weigh(weights.to(COMPUTE), values, acc, shrink, VALUE, PRECISION, TURNED=False)
     return highest, least, sums, acc
 
 
@@ -194,27 +169,25 @@ def _tile(
     gap = gap_before(start, sink)
     end = tl.minimum(oldest + ROWS // WIDE_GROUP, length) - gap
     most = tl.full((ROWS,), NOTHING, tl.float32)
+    sums = tl.zeros((ROWS,), tl.float32)
     if HAS_SINKS:
         most = tl.load(sink_logits + heads, mask=asked, other=0.0) * LOG2E
+        sums = tl.where(asked, 1.0, 0.0)
     least = tl.zeros((ROWS,), tl.float32)
-    sums = tl.zeros((ROWS,), tl.float32)
     acc = nothing_yet(VALUE, ROWS, part_width(VALUE, SIZE))
     # Between the last window's start and the first query's place all queries see all tokens.
     latest = tl.max(seen_from, 0)
     inner = tl.where(latest <= sink, 0, tl.cdiv(latest - gap, TOKENS) * TOKENS)
     outer = tl.maximum((oldest + 1 - gap) // TOKENS * TOKENS, inner)
+    edges = (inner * 0, tl.minimum(inner, end), tl.minimum(outer, end), end)
     state = (most, least, sums, acc)
     for part in tl.static_range(3):
         state = _walk(
-            inner * 0 if part == 0 else inner if part == 1 else outer,
-            tl.minimum(inner if part == 0 else outer, end) if part < 2 else end,
-            low, high, step, total, position, seen_from, state, end, gap, sink, table, data,
-            scales, block_stride, head_offset, block, reciprocal, part != 1, KEY, VALUE, SIZE,
-            KEY_WIDE, CAP, COMPUTE, PRECISION, TOKENS, STAGES,
+            edges[part], edges[part + 1], low, high, step, total, position, seen_from, state,
+            end, gap, sink, table, data, scales, block_stride, head_offset, block, reciprocal,
+            part != 1, KEY, VALUE, SIZE, KEY_WIDE, CAP, COMPUTE, PRECISION, TOKENS, STAGES,
         )  # fmt: skip
     most, least, sums, acc = state
-    if HAS_SINKS:
-        sums += tl.exp2(tl.load(sink_logits + heads, mask=asked, other=0.0) * LOG2E - most)
     whole = tl.where(sums == 0, 1.0, sums)[:, None]
     to = token.to(tl.int64) * output_stride + heads * SIZE
     if quantised(KIND):
