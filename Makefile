@@ -37,7 +37,6 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip
 INSTALLED := $(VENV)/.installed
 MODELLED := $(MODEL)/config.json
-MEASURED := .cache/measured/headaware_profile.json
 KERNELS := setup.py $(wildcard vllm_headaware/kernels/cpu/*.cpp vllm_headaware/kernels/cpu/*.h)
 MONITORING := .cache/monitoring-tools
 ROUTER := .cache/router/bin/vllm-router
@@ -77,20 +76,17 @@ $(INSTALLED): pyproject.toml $(KERNELS)
 $(MODELLED): | $(INSTALLED)
 	$(PY) -m tools.demo_model $(MODEL)
 
-# The demo model's profile comes with the package; this is a quick one to compare it with.
-$(MEASURED): | $(MODELLED)
-	@mkdir -p $(@D)
-	$(VENV)/bin/vllm-headaware profile $(MODEL) --samples 6 --lengths 1000 --output $@
-
 profile: $(MODELLED)
 	$(VENV)/bin/vllm-headaware profile $(MODEL)
 
 serve: $(INSTALLED) $(MODELLED)
 	@$(PY) -m tools.serve --model $(MODEL) --port $(PORT) --kv-policy $(POLICY)
 
-test: lint $(MEASURED) monitoring-tools router-tool vision-tool
-	$(PY) -m checks.gpu_dry -q $(AT_ONCE)
-	$(PY) -m pytest -m "not gpu" $(AT_ONCE) $(PYTEST_ARGS)
+# Tools are downloaded while the linters run.
+test: $(INSTALLED)
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync \
+	    lint $(MODELLED) monitoring-tools router-tool vision-tool
+	$(PY) -m pytest -p checks.gpu_tally $(AT_ONCE) $(PYTEST_ARGS)
 
 gpu-dry: $(INSTALLED)
 	@$(PY) -m checks.gpu_dry $(AT_ONCE)

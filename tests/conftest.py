@@ -12,7 +12,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker and what it starts: one core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
-FIRST = ("test_families.py", "test_malformed.py", "test_estimate.py", "test_images.py")
+FIRST = (
+    *("test_shipped.py", "test_families.py", "test_malformed.py", "test_estimate.py"),
+    *("test_images.py", "test_triton.py"),
+)
 """Few tests that take minutes each: at the end one worker would do them while others wait."""
 DEMO_MODEL = Path(__file__).parent.parent / ".cache" / "models" / "SmolLM2-135M-Instruct"
 
