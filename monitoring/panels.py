@@ -340,7 +340,8 @@ CAPACITY = Dashboard(
         Panel(
             "Blocks squeezed out of running requests",
             "Per second. surplus: beyond the windows they started with; floor: their windows were"
-            " tightened. And the steps a second in which that kept a request from being put back.",
+            " tightened; compacted: heads chose what they keep of a prompt that has been read. And"
+            " the steps a second in which squeezing kept a request from being put back.",
             "timeseries",
             "short",
             {"squeezed": "{{reason}}", "preemptions_avoided": "preemptions avoided"},

@@ -6,13 +6,18 @@ import json
 import random
 from pathlib import Path
 
+import torch
+
+from vllm_headaware.kernels.token_scores import num_features
 from vllm_headaware.profile.format import SCORES, HeadProfile, ProfiledModel
 from vllm_headaware.profile.locate import FILE_NAME
 from vllm_headaware.profile.model_hash import model_hash
+from vllm_headaware.profile.token_weights import pack
 
 
 def make_profile(folder: Path, seed: int = 3) -> HeadProfile:
-    """A profile of the model in a folder, with random scores; both gates rank heads alike."""
+    """A profile of the model in a folder, with random scores of heads and tokens; both gates rank
+    heads alike."""
     config = json.loads((folder / "config.json").read_text())
     config = config.get("text_config", config)
     rng = random.Random(seed)
@@ -21,6 +26,12 @@ def make_profile(folder: Path, seed: int = 3) -> HeadProfile:
         name: [[round(rng.random(), 6) for _ in range(heads)] for _ in range(layers)]
         for name in SCORES
     }
+    weights = torch.randn(
+        layers,
+        heads,
+        num_features(config["head_dim"]),
+        generator=torch.Generator().manual_seed(seed),
+    )
     return HeadProfile(
         model=ProfiledModel(
             name=folder.name,
@@ -31,6 +42,7 @@ def make_profile(folder: Path, seed: int = 3) -> HeadProfile:
             head_size=config["head_dim"],
         ),
         scores={**scores, "answer": scores["gate"]},
+        token_scores=pack(weights),
     )
 
 

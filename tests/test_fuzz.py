@@ -33,9 +33,10 @@ WRONG: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(
         ("retrieval_share", "induction_share"), lambda v: not (v == 0 and type(v) is not bool)
     ),
-    **dict.fromkeys(("floor", "elastic", "admission"), lambda v: True),
+    **dict.fromkeys(("floor", "retrieval_keep", "elastic", "admission"), lambda v: True),
     **dict.fromkeys(
-        ("sink", "window", "induction_window"), lambda v: type(v) is not int or not 0 <= v < 2**31
+        ("sink", "window", "induction_window", "retrieval_recent"),
+        lambda v: type(v) is not int or not 0 <= v < 2**31,
     ),
     **dict.fromkeys(
         ("prefill_window", "budget", "request_budget_min", "request_budget_max"),

@@ -8,12 +8,12 @@ def register() -> None:
     """
     from vllm_headaware.vllm_compat.engine_core import admission, census, groups, heavy_hitters
     from vllm_headaware.vllm_compat.front_end import flags, metrics_sink, request_checks, routes
+    from vllm_headaware.vllm_compat.worker import compactions, layers, v1, v2, zeroing
     from vllm_headaware.vllm_compat.worker import heavy_hitters as measured
-    from vllm_headaware.vllm_compat.worker import layers, v1, v2, zeroing
 
     front_end = (flags, request_checks, metrics_sink, routes)
     engine_core = (groups, admission, heavy_hitters, census)
-    worker = (layers, v1, v2, measured, zeroing)
+    worker = (layers, v1, compactions, v2, measured, zeroing)
     for module in (*front_end, *engine_core, *worker):
         module.install()
 

@@ -11,11 +11,11 @@ from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm_headaware.cache.managers import (
     BlockHashes,
     SinkWindowManager,
-    UnlimitedManager,
     visible_blocks,
 )
 from vllm_headaware.cache.regimes import Regimes
 from vllm_headaware.cache.specs import SinkWindowSpec, UnlimitedSpec
+from vllm_headaware.cache.unlimited import UnlimitedManager
 from vllm_headaware.plan.head_class import HeadClass
 from vllm_headaware.policies.base import HeadPolicy
 

@@ -60,7 +60,8 @@ class StepWatcher:
             budget = self.budgets.budget_of(request)
             windows, self.levels[name] = budget.windows, budget.level
             self.passes[name] = [(start, own.changes) for start, own in budget.passes]
-            if self.windows.setdefault(name, windows) != windows and not self.budgets.squeezes:
+            may_change = self.budgets.squeezes or self.budgets.compactions
+            if self.windows.setdefault(name, windows) != windows and not may_change:
                 self.faults.append(f"the windows of {name} changed to {windows}")
             processed = self.processed[request.request_id]
             # Slots of drafts that were rejected wait for the tokens that come instead.
@@ -100,6 +101,41 @@ class StepWatcher:
             self.faults.append(f"heads hold {by_head} bytes, the pool {used}: {census}")
 
 
+def watch_moves() -> list[dict[str, Any]]:
+    """Every compaction of this process as it is carried out: tokens there were, and those that stay
+    of every "layer.head", on which the worker alone decides."""
+    from vllm_headaware.attention import compaction
+    from vllm_headaware.vllm_compat.worker import compactions
+
+    carry_out, choose, moved = compactions.compact, compaction.choose, []
+
+    def watched(splits: Any, plan: Any, move: Any, weights: Any, rank: int) -> None:
+        splits, chosen = list(splits), []
+
+        def noted(*args: Any) -> Any:
+            chosen.append(choose(*args))
+            return chosen[-1]
+
+        compaction.choose = noted  # type: ignore[assignment]
+        carry_out(splits, plan, move, weights, rank)
+        name = plan.classes[move.class_index].name
+        heads = [
+            [(split.layer, head) for head in own]
+            for split in splits
+            for child, own in zip(split.by_class, split.heads, strict=True)
+            if child.head_class.name == name
+        ]
+        kept = {
+            f"{layer}.{head}": tokens
+            for own, rows in zip(heads, chosen, strict=True)
+            for (layer, head), tokens in zip(own, rows.tolist(), strict=True)
+        }
+        moved.append({"num_tokens": move.num_tokens, "kept": kept})
+
+    compactions.compact = watched
+    return moved
+
+
 def main() -> None:
     """Serve the rounds and print the report."""
     options = json.loads(sys.argv[1])
@@ -107,6 +143,7 @@ def main() -> None:
         from testbench.triton_interpreter import enable
 
         enable(runner=True)
+    moved = watch_moves()
     from testbench.engine import SteppedEngine
 
     if first_guess := options.get("first_guess"):
@@ -191,6 +228,7 @@ def main() -> None:
         "remembered": sum(len(m.regimes) for m in watcher.managers) if watcher else 0,
         "level_at_end": watcher.budgets.monitor.level if watcher else 0,
         "changes": watcher.budgets.monitor.changes if watcher else {},
+        "moved": moved,
     }
     report(values)
 

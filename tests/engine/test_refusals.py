@@ -14,6 +14,7 @@ from testbench.random_profile import make_profile, write_profile
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.profile.locate import FILE_NAME
+from vllm_headaware.vllm_compat.front_end.activate import token_scores_for
 from vllm_headaware.vllm_compat.front_end.conflicts import CONFLICTS, as_markdown, refuse_conflicts
 
 POLICY, H2O = KVPolicyConfig("headaware"), KVPolicyConfig("h2o", budget=512)
@@ -101,8 +102,33 @@ def test_every_conflict_is_refused_by_name(what: str, monkeypatch: pytest.Monkey
 
 
 def test_every_conflict_has_its_test() -> None:
-    others = {"VLLM_KV_CACHE_LAYOUT other than BLHNC", "h2o with --kv-elastic all"}
+    others = {
+        "VLLM_KV_CACHE_LAYOUT other than BLHNC",
+        "h2o with --kv-elastic all",
+        "--kv-retrieval-keep with --kv-elastic all",
+        "--kv-retrieval-keep with --speculative-config",
+    }
     assert {c.what for c in CONFLICTS} == {*CHANGES, *others}
+
+
+def test_a_share_of_a_prompt_is_kept_of_what_is_settled() -> None:
+    keeping = replace(POLICY, retrieval_keep=0.5)
+    refuse_conflicts(config_with(), keeping)
+    with pytest.raises(HeadAwareError, match=r"retrieval-keep with --kv-elastic all"):
+        refuse_conflicts(config_with(), replace(keeping, elastic="all"))
+    drafts = config_with("speculative_config", SimpleNamespace(method="ngram"))
+    with pytest.raises(HeadAwareError, match=r"retrieval-keep with --speculative-config"):
+        refuse_conflicts(drafts, keeping)
+    refuse_conflicts(drafts, POLICY)
+
+
+def test_a_profile_that_cannot_tell_tokens_apart(own_model: Path) -> None:
+    profile = make_profile(own_model)
+    keeping = replace(POLICY, retrieval_keep=0.5)
+    assert token_scores_for(keeping, profile) == profile.token_scores != ""
+    assert token_scores_for(POLICY, profile) == ""
+    with pytest.raises(HeadAwareError, match=r"needs token scores.*make a new one"):
+        token_scores_for(keeping, replace(profile, token_scores=""))
 
 
 def test_heavy_hitters_are_not_squeezed() -> None:

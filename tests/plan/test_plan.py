@@ -188,6 +188,24 @@ def test_quantised_bytes_by_hand() -> None:
     assert plan.request_bytes(8192) < plan_for(DEMO, **windows).request_bytes(8192) / 5
 
 
+def test_what_stays_of_a_prompt_by_hand() -> None:
+    plan, whole = plan_for(DEMO, retrieval_keep=0.25, retrieval_recent=500), plan_for(DEMO)
+    retrieval, *others = plan.classes
+    block, sinks = retrieval.block_tokens, retrieval.sink_blocks
+    assert whole.classes[0].kept_window(8000) is None
+    assert all(c.kept_window(8000) == c.policy.window for c in others)
+    # A quarter of 8,000 tokens, from the block on in which they begin, and the sinks.
+    first = 6000 // block
+    assert retrieval.kept_window(8000) == -first * block
+    held = plan.blocks(8100, windows=plan.kept_windows(8000))["retrieval"]
+    assert held == -(-8100 // block) - first + sinks
+    assert retrieval.kept_window(500 + (sinks + 1) * block - 1) is None, "too short"
+    assert retrieval.kept_window(500 + (sinks + 1) * block) == -(sinks + 1) * block
+    assert plan.request_bytes(8000) < 0.65 * whole.request_bytes(8000)
+    assert plan.reading_bytes(8000) == whole.reading_bytes(8000)
+    assert plan_from_dict(plan_to_dict(plan)) == plan
+
+
 def test_heavy_hitters_hold_their_budget() -> None:
     plan = make_plan(KVPolicyConfig("h2o", budget=1000, sink=40, local_dtype="float16"), DEMO)
     (heavy,) = plan.classes

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from vllm.v1.attention.backend import AttentionBackend
 
+from vllm_headaware.kernels.rows import Put, Take
+
 
 @dataclass(frozen=True)
 class Kernels:
@@ -16,9 +18,11 @@ class Kernels:
     Attributes:
         terms: whether they know what some models add: windows of layers' own, capped logits, and
             sink logits.
+        rows: how rows are taken out of their blocks and put back; None: they cannot be.
     """
 
     backend: type[AttentionBackend]
     attend: Callable[..., None]
     reserve: Callable[..., object] = lambda split: None
     terms: bool = True
+    rows: tuple[Take, Put] | None = None

@@ -78,6 +78,7 @@ class HeadSplitAttention(nn.Module):
         heads: KV head indices (of this rank) of each class.
         classes: the plan's head classes.
         kernels: what attends; `bound` is theirs to keep what they make of the caches.
+        rotary: what rotates keys by position before they come here; None: nothing that is known.
     """
 
     def __init__(
@@ -87,14 +88,17 @@ class HeadSplitAttention(nn.Module):
         classes: tuple[HeadClass, ...],
         config: VllmConfig,
         kernels: Kernels,
+        rotary: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self._rotary = (rotary,)  # not a part of this module
         self.kernels, self.classes, self.config = kernels, classes, config
         self.scale = parent.impl.scale
         self.soft_cap = soft_cap_of(parent)
         self._sinks = getattr(parent.impl, "sinks", None)
         self.bound: tuple[list[torch.Tensor], Any] | None = None
         self.layer_name = parent.layer_name
+        self.layer = extract_layer_index(parent.layer_name)
         self.num_heads = parent.num_heads
         self.num_kv_heads = parent.num_kv_heads
         self.head_size = parent.head_size
@@ -142,6 +146,13 @@ class HeadSplitAttention(nn.Module):
     def sink_logits(self) -> torch.Tensor | None:
         """A logit of each query head that no value belongs to: float32 [num_heads], as loaded."""
         return None if self._sinks is None else self._sinks.detach().float().contiguous()
+
+    def rotation(self, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """What keys were rotated by: cos and sin, float32 [num_tokens, half of the channels that
+        are]."""
+        rotary: Any = self._rotary[0]
+        cos, sin = rotary.cos_sin_cache[:num_tokens].float().chunk(2, -1)
+        return cos, sin
 
     def bound_to_caches(self, bind: Callable[[], Any]) -> Any:
         """What bind() makes of the blocks of the classes; made anew if vLLM gives them others."""
@@ -222,8 +233,13 @@ def split_model(
             )
         own_window = plan.geometry.window_of(index)
         _require_splittable(module, own_window, plan.geometry.head_size, kernels)
-        split = HeadSplitAttention(module, plan.heads(index, rank), plan.classes, config, kernels)
         parent_name, _, attribute = name.rpartition(".")
+        rotary = getattr(model.get_submodule(parent_name), "rotary_emb", None)
+        if any(c.policy.keep < 1 for c in plan.classes):
+            _require_compactable(module, rotary, kernels)
+        split = HeadSplitAttention(
+            module, plan.heads(index, rank), plan.classes, config, kernels, rotary
+        )
         setattr(model.get_submodule(parent_name), attribute, split)
         kernels.reserve(split)
         found += 1
@@ -232,6 +248,22 @@ def split_model(
             f"the plan covers {plan.geometry.num_layers} attention layers, the model has {found}"
             f" that can be split; {ELSE}"
         )
+
+
+def _require_compactable(layer: Attention, rotary: Any, kernels: Kernels) -> None:
+    reasons = {
+        "is served by vLLM's own op, which cannot move tokens": kernels.rows is None,
+        "is rotated by position in a way that token scores do not know": (
+            getattr(rotary, "cos_sin_cache", None) is None
+            or not getattr(rotary, "is_neox_style", False)
+            or getattr(rotary, "mrope_section", None) is not None
+        ),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise HeadAwareError(
+                f"attention layer {layer.layer_name} {reason}; remove --kv-retrieval-keep"
+            )
 
 
 def soft_cap_of(layer: Attention) -> float:

@@ -55,7 +55,8 @@ class Events:
         started: requests that started, by the level of their budget, a number as text.
         growth: tokens of answers that ended: as expected when they started, and real.
         squeezed: blocks taken from running requests, by what they were: surplus beyond the windows
-            they started with, or more of them, down to the floor.
+            they started with, more of them, down to the floor, or tokens of a prompt that heads
+            did not choose.
         avoided: preemptions that squeezes made needless.
     """
 

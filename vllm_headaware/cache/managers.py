@@ -9,7 +9,6 @@ from typing import Any
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_utils import BlockHashList, KVCacheBlock, resolve_block_hashes
 from vllm.v1.core.single_type_kv_cache_manager import (
-    FullAttentionManager,
     SingleTypeKVCacheManager,
 )
 from vllm.v1.kv_cache_interface import KVCacheSpec
@@ -19,9 +18,6 @@ from vllm_headaware.cache.at_hand import AtHand
 from vllm_headaware.cache.regimes import Regimes
 from vllm_headaware.cache.specs import HeadClassSpec, SinkWindowSpec
 from vllm_headaware.plan.windows import Window, Windows
-
-NEVER_CACHED = 2**40
-"""More blocks than a request can have: as many as are said to be in the prefix cache already."""
 
 
 class BlockHashes(list):
@@ -158,25 +154,6 @@ class ClassManager(SingleTypeKVCacheManager):
         if own is not None:
             num_tokens = min(num_tokens, own.cached_until)
         super().cache_blocks(request, num_tokens, *args, **kwargs)
-
-
-class UnlimitedManager(ClassManager, FullAttentionManager):
-    """Keeps everything, but what a request's own window hides, or what evict() takes."""
-
-    def gives_back(self, request_id: str) -> bool:
-        """Whether blocks of a request go back while it runs: by its own window, or by score."""
-        return self.kv_cache_spec.heavy_hitters or super().gives_back(request_id)
-
-    def evict(self, request_id: str, positions: Sequence[int]) -> None:
-        """Give back blocks of a request by their position; its later blocks depend on what it lost,
-        so none of them enters the prefix cache."""
-        blocks = self.req_to_blocks[request_id]
-        self.block_pool.free_blocks([blocks[position] for position in positions])
-        alone = self._alone.get(request_id, set())
-        for position in positions:
-            alone.discard(blocks[position].block_id)
-            blocks[position] = self._null_block
-        self.num_cached_block[request_id] = NEVER_CACHED
 
 
 class SinkWindowManager(ClassManager):

@@ -104,7 +104,7 @@ def make_report(
         rows.append(
             {
                 "tokens": length,
-                "blocks": plan.blocks(length),
+                "blocks": plan.blocks(length, windows=plan.kept_windows(length)),
                 "request_bytes": held,
                 "reading_bytes": plan.reading_bytes(length),
                 "dense_bytes": dense,
@@ -131,6 +131,7 @@ def make_report(
                 "window": c.policy.window,
                 "prefill_window": c.policy.prefill_window,
                 "heavy_hitters": c.policy.heavy_hitters,
+                "keep": c.policy.keep,
                 "dtype": c.policy.dtype,
                 "block_tokens": c.block_tokens,
                 "bytes_per_token": c.num_heads * plan.token_bytes(i),
@@ -182,7 +183,7 @@ def show(report: dict[str, Any]) -> None:
             column, justify="left" if column in ("class", "keeps", "KV dtype") else "right"
         )
     for c in report["classes"]:
-        keeps = "everything"
+        keeps = "everything" if c["keep"] >= 1 else f"{c['keep']:.0%} of a prompt, and what follows"
         if c["heavy_hitters"] is not None:
             keeps = f"first {c['sink']}, latest and heaviest: {c['heavy_hitters']:,}"
         elif c["window"] is not None:

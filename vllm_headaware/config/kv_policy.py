@@ -25,11 +25,17 @@ WHOLE_NUMBERS = {
     "window": 1,
     "induction_window": 1,
     "prefill_window": 0,
+    "retrieval_recent": 1,
     "budget": 0,
     "request_budget_min": 0,
     "request_budget_max": 0,
 }
 """Fields that count tokens, and the least each may be."""
+ABOVE_0 = {
+    "floor": "the share of a window that stays under pressure",
+    "retrieval_keep": "the share of a prompt's tokens that retrieval heads keep",
+}
+"""Fields that are a share and never nothing."""
 MOST_TOKENS = 2**30
 """No field may count more."""
 
@@ -41,14 +47,14 @@ class KVPolicyConfig:
     Shares are fractions of all KV heads of the model; sinks and windows are in tokens and are
     rounded outward to whole blocks, never inward. A dtype is a KV format by name or "auto": k8v4
     where the native kernels can run, else the model's own; for layers that have a sliding window of
-    their own, as local heads. While a prompt is read, windows are at
-    least `prefill_window` wide; "auto": as wide as the pool can hold when the request starts.
-    `budget` is the mean number of tokens
-    that a KV head keeps of a request; 0 leaves the windows as they are named. `floor` is the share
-    of each window that stays under pressure; `elastic` is when requests may keep more than their
-    windows: while the prompt is read, as long as there is room, or never; `admission` is whether
-    requests start by what their answers are expected to take, or by all they may; request_* bound
-    what single requests may ask for.
+    their own, as local heads. `retrieval_keep` is the share of a prompt's tokens that retrieval
+    heads keep once it has been read, its latest `retrieval_recent` in any case. While a prompt is
+    read, windows are at least `prefill_window` wide; "auto": as wide as the pool can hold when the
+    request starts. `budget` is the mean number of tokens that a KV head keeps of a request; 0
+    leaves the windows as they are named. `floor` is the share of each window that stays under
+    pressure; `elastic` is when requests may keep more than their windows: while the prompt is read,
+    as long as there is room, or never; `admission` is whether requests start by what their answers
+    are expected to take, or by all they may; request_* bound what single requests may ask for.
 
     Raises:
         HeadAwareError: a value is of the wrong type or out of range.
@@ -57,6 +63,8 @@ class KVPolicyConfig:
     policy: str = "full"
     head_profile: str = "auto"
     retrieval_share: float = 0.3
+    retrieval_keep: float = 1.0
+    retrieval_recent: int = 512
     induction_share: float = 0.125
     sink: int = 64
     window: int = 1024
@@ -100,11 +108,12 @@ class KVPolicyConfig:
                     f"kv {name} must be {'auto or ' if name == 'prefill_window' else ''}a whole"
                     f" number of tokens, at least {least} and at most {MOST_TOKENS}, got {value!r}"
                 )
-        if not _is_number(self.floor) or not 0 < self.floor <= 1:
-            raise HeadAwareError(
-                "kv floor must be a number above 0 and up to 1 (the share of a window that stays"
-                f" under pressure), got {self.floor!r}"
-            )
+        for name, what in ABOVE_0.items():
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 < value <= 1:
+                raise HeadAwareError(
+                    f"kv {name} must be a number above 0 and up to 1 ({what}), got {value!r}"
+                )
         for name, known in (("admission", ADMISSIONS), ("elastic", ELASTICS)):
             value = getattr(self, name)
             if value not in known:

@@ -12,6 +12,7 @@ POLICY_OPTIONS: dict[str, tuple[str, ...]] = {
     "full": (),
     "headaware": (
         *("head_profile", "retrieval_share", "induction_share"),
+        *("retrieval_keep", "retrieval_recent"),
         *("sink", "window", "induction_window", "prefill_window", "budget"),
         *DTYPE_OPTIONS,
     ),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_headaware.config import KVPolicyConfig
+from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.eval.baselines import streamingllm_at, tokens_per_head
 from vllm_headaware.eval.methods import ByRule, HeavyHitters, Method
 from vllm_headaware.eval.target import Target
@@ -46,7 +47,14 @@ def line_up(config: KVPolicyConfig, target: Target, num_tokens: int) -> dict[str
 
     Args:
         config: of the headaware policy; dtypes "auto" become what serving takes on a CPU.
+
+    Raises:
+        HeadAwareError: an option that masks cannot show.
     """
+    if config.retrieval_keep < 1:
+        raise HeadAwareError(
+            "--kv-retrieval-keep is measured in the engine alone: `vllm-headaware eval long`"
+        )
     config = native_dtypes(config)
     own = make_plan(config, target.geometry, target.profile.scores)
     streaming = streamingllm_at(own, config, num_tokens)

@@ -22,6 +22,7 @@ from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.eval.interval import relative_interval
 from vllm_headaware.eval.journal import Journal, key_of
 from vllm_headaware.eval.quick import ABLE
+from vllm_headaware.plan.geometry import read_geometry
 from vllm_headaware.tasks.given import Given
 from vllm_headaware.tasks.long import LONG_ANSWER, longest_answer, make_long
 
@@ -30,6 +31,9 @@ QUICK_LENGTHS = (2000, 4000)
 BITS = {"float32": 32}
 SPARE = 8
 """Tokens that a model's limit must have room for besides a prompt and its answer."""
+ROOM, SPARE_BLOCK = 2, 256
+"""Requests of the greatest length that the pool holds in full: the one that runs, and what is left
+of an earlier turn; and tokens of each that a last block may take in vain."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +95,23 @@ def compare(
         for given in make_long(tokenizer, kinds, split=split, count=count, tokens=tokens, seed=seed)
     ]
     longest = max(len(one.prompt) + len(one.answer) for one in prompts) + SPARE
+    geometry = read_geometry(model, dtype, longest)
+    common = {
+        "dtype": dtype,
+        "max_model_len": longest,
+        "enforce_eager": True,
+        "kv_cache_memory_bytes": ROOM
+        * (longest + SPARE_BLOCK)
+        * geometry.num_heads_total
+        * geometry.head_token_bytes,
+    }
     kept = Journal(journal)
     rows: dict[str, list[dict[str, Any]]] = {}
     hidden = None if progress is None else not progress
     with tqdm(total=len(sides) * len(prompts), unit="run", disable=hidden) as bar:
         for side in sides:
             bar.set_description(side.name)
-            options = {"dtype": dtype, "max_model_len": longest, "enforce_eager": True}
-            options |= side.options
+            options = {**common, **side.options}
             keys = [key_of("long", __version__, digest, options, asdict(one)) for one in prompts]
             open_ones = [i for i, key in enumerate(keys) if kept.get(key) is None]
             bar.update(len(prompts) - len(open_ones))

@@ -28,6 +28,8 @@ class HeadRule:
             both.
         block: tokens per cache block that both are rounded outward to, >= 1.
         exact: the window is the model's own: not rounded to blocks.
+        kept: (position, tokens) in order: from a position on, of the tokens before it only these
+            are visible, besides the sinks.
         kv_format: how keys and values are stored, a name of formats.FORMATS; float32 takes them as
             they come.
 
@@ -42,6 +44,7 @@ class HeadRule:
     prefill_window: int | None = 0
     changes: tuple[tuple[int, int | None], ...] = ()
     exact: bool = False
+    kept: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         if self.sink < 0:
@@ -72,17 +75,19 @@ def visible(
         bool [num_queries, num_keys].
     """
     i, j = query_pos[:, None], key_pos[None, :]
-    causal = j <= i
+    seen, sinks = j <= i, -(-rule.sink // rule.block) * rule.block
+    for position, tokens in rule.kept:
+        stays = (j >= position) | (j < sinks) | torch.isin(j, torch.tensor(tokens))
+        seen = seen & ((i < position) | stays)
     if rule.window is None and not rule.changes:
-        return causal
-    sinks = -(-rule.sink // rule.block) * rule.block
+        return seen
     start, rounding = torch.zeros_like(i), 1 if rule.exact else rule.block
     for position, window in rule.changes or _by_prompt(rule, num_prompt):
         oldest = torch.full_like(i, -(window or 0))
         if window is not None and window > 0:
             oldest = (i - window + 1).clamp(min=0)
         start = torch.where(i >= position, oldest - oldest % rounding, start)
-    return causal & ((j < sinks) | (j >= start))
+    return seen & ((j < sinks) | (j >= start))
 
 
 def _by_prompt(rule: HeadRule, num_prompt: int) -> tuple[tuple[int, int | None], ...]:

@@ -163,7 +163,7 @@ FAMILIES = (
         "blocks_squeezed",
         "counter",
         "Blocks taken from running requests. surplus: beyond the windows they started with; floor:"
-        " their windows were tightened.",
+        " their windows were tightened; compacted: heads chose what they keep of a prompt.",
         ("reason",),
     ),
     Family(

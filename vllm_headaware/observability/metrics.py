@@ -82,7 +82,7 @@ class HeadAwareMetrics:
                 self._add("requests_started", 0, engine, str(level))
             for kind in ("expected", "real"):
                 self._add("answer_tokens", 0, engine, kind)
-            for reason in ("surplus", "floor"):
+            for reason in ("surplus", "floor", "compacted"):
                 self._add("blocks_squeezed", 0, engine, reason)
             self._add("preemptions_avoided", 0, engine)
             self._show(empty_census(plan), engine)

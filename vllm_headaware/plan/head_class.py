@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from vllm_headaware.plan.compaction import first_kept_block
 from vllm_headaware.plan.windows import Window, first_window_block, reading_window, sink_blocks
 from vllm_headaware.policies.base import HeadPolicy
 
@@ -57,6 +58,15 @@ class HeadClass:
             return min(total, self.heavy_hitter_blocks + in_flight)
         first = self.first_window_block(num_processed, num_prompt)
         return total - max(first - self.sink_blocks, 0)
+
+    def kept_window(self, num_prompt: int) -> Window:
+        """What its window is once a prompt of num_prompt tokens has been read: where heads keep a
+        share of it, what they keep lies at its end."""
+        policy = self.policy
+        if policy.window is not None or policy.keep >= 1:
+            return policy.window
+        first = first_kept_block(num_prompt, policy.keep, policy.recent, self.block_tokens)
+        return -first * self.block_tokens if first > self.sink_blocks else None
 
     def with_window(self, window: Window) -> HeadClass:
         """The class as a request sees it that has a window of its own."""

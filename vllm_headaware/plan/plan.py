@@ -46,6 +46,10 @@ class Plan:
         """What each class keeps of a request that has no budget of its own."""
         return tuple(c.policy.window for c in self.classes)
 
+    def kept_windows(self, num_prompt: int) -> Windows:
+        """The same once its prompt of num_prompt tokens has been read."""
+        return tuple(c.kept_window(num_prompt) for c in self.classes)
+
     def mean_tokens(self, windows: Windows | None = None) -> float:
         """Tokens a KV head holds of a request of the longest length, mean over heads: the achieved
         budget, with rounding to blocks."""
@@ -102,7 +106,9 @@ class Plan:
         }
 
     def request_bytes(self, num_tokens: int, windows: Windows | None = None) -> int:
-        """Bytes of the blocks a decoding request of num_tokens holds: padding included."""
+        """Bytes of the blocks a decoding request of num_tokens holds: padding included. Its prompt
+        was all of it, where heads keep a share of prompts."""
+        windows = windows or self.kept_windows(num_tokens)
         return self.block_bytes * sum(self.blocks(num_tokens, windows=windows).values())
 
     def reading_bytes(self, num_prompt: int) -> int:
@@ -140,6 +146,6 @@ class Plan:
 
     def request_waste(self, num_tokens: int) -> float:
         """Share (0 to 1) of a request's bytes that no head can use: waste weighted by blocks."""
-        blocks = [c.blocks(num_tokens) for c in self.classes]
+        blocks = self.blocks(num_tokens, windows=self.kept_windows(num_tokens)).values()
         lost = sum(n * self.waste(index) for index, n in enumerate(blocks))
         return lost / sum(blocks)

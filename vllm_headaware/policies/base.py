@@ -22,7 +22,8 @@ class HeadPolicy:
     With `heavy_hitters`, a number of tokens, blocks beyond it are evicted by score
     (cache/heavy_hitters.py). While a prompt is read, a window is at least `prefill_window` tokens
     wide; None: as wide as the pool can hold, in full if it can. An `exact` window is the model's
-    own: nothing rounds, widens or tightens it.
+    own: nothing rounds, widens or tightens it. Of a prompt that has been read, heads without a
+    window may `keep` a share of the tokens only, each head its own, but all of the `recent` ones.
     """
 
     name: str
@@ -32,6 +33,8 @@ class HeadPolicy:
     heavy_hitters: int | None = None
     prefill_window: int | None = 0
     exact: bool = False
+    keep: float = 1.0
+    recent: int = 0
 
 
 Classified = tuple[tuple[HeadPolicy, ...], list[list[int]], list[list[int]]]

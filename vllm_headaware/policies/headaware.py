@@ -72,7 +72,15 @@ class HeadAware:
             "local": (config.window, config.local_dtype),
         }
         policies = tuple(
-            HeadPolicy(name, config.sink, window, dtype, prefill_window=config.reading)
+            HeadPolicy(
+                name,
+                config.sink,
+                window,
+                dtype,
+                prefill_window=config.reading,
+                keep=config.retrieval_keep if window is None else 1.0,
+                recent=config.retrieval_recent if window is None else 0,
+            )
             for name, (window, dtype) in windows.items()
         )
         return policies, classes, by_first

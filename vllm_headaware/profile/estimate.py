@@ -11,10 +11,14 @@ from typing import Any
 
 import torch
 
+from vllm_headaware.kernels.token_scores import num_features
 from vllm_headaware.profile.answers import EPOCHS
 from vllm_headaware.profile.described import head_shape
 from vllm_headaware.profile.model_hash import read_header
 from vllm_headaware.profile.questions import KINDS, PASSAGE_TOKENS
+from vllm_headaware.profile.token_scores import KINDS as CONTEXT_KINDS
+from vllm_headaware.profile.token_scores import TOKENS as CONTEXT_TOKENS
+from vllm_headaware.profile.token_scores import contexts_each
 
 VOCABULARY_ROWS = 6
 """Times that logits of an answer are held: as they come, in float, their logarithms, the wanted
@@ -38,6 +42,7 @@ class Estimate:
         weights: bytes of the model as it is loaded.
         questions: bytes that the longest question's gradients take, beside the weights.
         answers: bytes that the longest answer's take.
+        token_scores: bytes that learning them takes.
         flops: floating point operations of everything.
         moved: bytes of keys and values that are read and written.
     """
@@ -45,13 +50,14 @@ class Estimate:
     weights: int
     questions: int
     answers: int
+    token_scores: int
     flops: float
     moved: float
 
     @property
     def peak(self) -> int:
         """Bytes held at most, what libraries take of a process not counted."""
-        return self.weights + max(self.questions, self.answers)
+        return self.weights + max(self.questions, self.answers, self.token_scores)
 
     def seconds(self, flops_per_second: float, bytes_per_second: float) -> float:
         """On a machine as fast as that."""
@@ -94,6 +100,9 @@ def estimate(
     mean = sum(lengths) / len(lengths)
     flops = samples * FORWARDS * forward(mean) + sum(map(forward, read))
     flops += EPOCHS * len(read) * FORWARDS * forward(PASSAGE_TOKENS)
+    contexts = len(CONTEXT_KINDS) * contexts_each(samples)
+    repetition = 2 * min(CONTEXT_TOKENS, max(lengths))
+    flops += contexts * forward(repetition)
     repeated = kv_token * query_heads / kv_heads
     return Estimate(
         weights=parameters * element_bytes,
@@ -102,6 +111,8 @@ def estimate(
         answers=2 * kv_token * longest_read
         + layers * PASSAGE_TOKENS * element_bytes * rows
         + vocabulary,
+        token_scores=4 * layers * kv_heads * (num_features(head) + 1) ** 2
+        + element_bytes * repetition * rows,
         flops=flops,
         moved=EPOCHS * READS * repeated * sum(read),
     )

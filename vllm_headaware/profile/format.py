@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_headaware.errors import HeadAwareError
+from vllm_headaware.profile.token_weights import unpack
 
 FORMAT = "vllm-headaware-head-profile"
 VERSION = 2
@@ -43,6 +44,8 @@ class HeadProfile:
         scores: by name (SCORES), `[layer][KV head]`, finite and not negative.
         method: how they were measured: seed, sink, window, samples, lengths.
         agreement: Spearman correlations between sample halves and between methods.
+        token_scores: weights by which heads tell which tokens of a prompt they will need
+            (profile/token_weights.py); empty where that was not measured.
         ablation: what answers lose as heads are closed in order of rank (profile/ablation.py);
             empty where that was not measured.
         provenance: when, how long and with which versions.
@@ -53,6 +56,7 @@ class HeadProfile:
     method: Mapping[str, Any] = field(default_factory=dict)
     agreement: Mapping[str, Any] = field(default_factory=dict)
     ablation: Mapping[str, Any] = field(default_factory=dict)
+    token_scores: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -142,6 +146,7 @@ class HeadProfile:
                 method=values["method"],
                 agreement=values["agreement"],
                 ablation=values.get("ablation", {}),
+                token_scores=values.get("token_scores", ""),
                 provenance=values["provenance"],
             )
             checksum = values["checksum"]
@@ -160,6 +165,11 @@ class HeadProfile:
 
     def _require_sound(self, path: Path) -> None:
         layers, heads = self.model.num_layers, self.model.num_kv_heads
+        try:
+            if self.token_scores:
+                unpack(self.token_scores, layers, heads, self.model.head_size)
+        except (ValueError, TypeError) as error:
+            raise HeadAwareError(f"token scores in head profile {path}: {error}; {REDO}") from error
         for name in SCORES:
             matrix = self.scores.get(name) if isinstance(self.scores, dict) else None
             if not isinstance(matrix, list):
@@ -187,6 +197,7 @@ class HeadProfile:
             "method": dict(self.method),
             "agreement": dict(self.agreement),
             **({"ablation": dict(self.ablation)} if self.ablation else {}),
+            **({"token_scores": self.token_scores} if self.token_scores else {}),
             "provenance": dict(self.provenance),
         }
 

@@ -33,6 +33,8 @@ from vllm_headaware.profile.questions import (
     make_questions,
 )
 from vllm_headaware.profile.resume import Findings, unfinished_place
+from vllm_headaware.profile.token_scores import learn_token_scores, make_contexts
+from vllm_headaware.profile.token_weights import pack
 
 DEFAULT_LENGTHS = (1000, 1500, 3000)
 """As long as time allows: a ranking from prompts of up to 2,200 tokens misses heads that prompts of
@@ -100,8 +102,16 @@ def profile_model(
         lengths=answer_lengths(model.config.get_text_config(), max(lengths)),
         seed=seed,
     )
+    contexts = make_contexts(
+        tokenizer,
+        model.config.get_text_config(),
+        samples=samples,
+        longest=max(lengths),
+        seed=seed,
+    )
     weights = [question.weight for question in questions]
-    total = len(questions) + (EPOCHS + 1) * len(answers) + INDUCTION_RUNS + len(SHARES) + 1
+    total = len(questions) + (EPOCHS + 1) * len(answers) + len(contexts)
+    total += INDUCTION_RUNS + len(SHARES) + 1
     bar = profiling_bar(total, progress)
     method = {
         "sink": sink,
@@ -140,6 +150,11 @@ def profile_model(
             partial(ablate, model, _to_ablate(questions), gate, sink, window, bound, bar.update),
             len(SHARES) + 1,
         )
+        token_scores = found.once(
+            "token-scores",
+            partial(learn_token_scores, model, tokenizer, contexts, bar.update),
+            len(contexts),
+        )
         generator = torch.Generator().manual_seed(seed)
         inductions = []
         for _ in range(INDUCTION_RUNS):
@@ -176,6 +191,7 @@ def profile_model(
             },
         },
         ablation=ablation,
+        token_scores="" if token_scores is None else pack(token_scores),
         provenance=provenance(folder, started, device),
     )
 

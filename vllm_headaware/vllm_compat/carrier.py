@@ -16,14 +16,23 @@ MASS = "headaware_mass"
 WINDOWS = "headaware_windows"
 """Attribute of SchedulerOutput: windows of the requests that start or whose windows change:
 (windows, those for queries of the prompt, tokens of the prompt), by request id."""
+MOVES = "headaware_moves"
+"""Attribute of SchedulerOutput: compactions to carry out before the step, by request id."""
 EVICTED = "headaware_evicted"
 """Attribute of SchedulerOutput: places of evicted blocks, of each request of a step."""
 
 
 def put_plan(
-    vllm_config: Any, plan: Plan, profile_checksum: str, limits: RequestLimits | None = None
+    vllm_config: Any,
+    plan: Plan,
+    profile_checksum: str,
+    limits: RequestLimits | None = None,
+    token_scores: str = "",
 ) -> None:
     """Attach a plan to an engine's config; it becomes part of the compile-cache key.
+
+    Args:
+        token_scores: the weights of a profile's, where heads keep a share of a prompt's tokens.
 
     Raises:
         HeadAwareError: additional_config is not a mapping.
@@ -36,6 +45,7 @@ def put_plan(
             "plan": plan_to_dict(plan),
             "profile": profile_checksum,
             "limits": dataclasses.asdict(limits or RequestLimits()),
+            "token_scores": token_scores,
         },
     }
 
@@ -57,6 +67,12 @@ def get_profile_checksum(vllm_config: Any) -> str:
     """Checksum of the profile behind the plan; empty where the policy is off."""
     carried = _carried(vllm_config)
     return carried["profile"] if carried else ""
+
+
+def get_token_scores(vllm_config: Any) -> str:
+    """Weights of token scores, packed; empty where every head keeps all of a prompt."""
+    carried = _carried(vllm_config)
+    return carried["token_scores"] if carried else ""
 
 
 def get_limits(vllm_config: Any) -> RequestLimits:

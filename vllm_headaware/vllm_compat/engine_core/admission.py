@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm_headaware.vllm_compat.carrier import WINDOWS, get_plan
+from vllm_headaware.vllm_compat.carrier import MOVES, WINDOWS, get_plan
 from vllm_headaware.vllm_compat.engine_core.budgets import Budgets
 from vllm_headaware.vllm_compat.wrap import wrap
 
@@ -43,6 +43,8 @@ def _schedule(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     budgets = budgets_of(self)
     if budgets is not None:
         setattr(output, WINDOWS, budgets.take_changed(output.num_scheduled_tokens))
+        if budgets.compactions:
+            setattr(output, MOVES, budgets.compactions.take(output.num_scheduled_tokens))
     return output
 
 
@@ -83,6 +85,8 @@ def _allocate_slots(
     if hits is None:
         total = request.num_computed_tokens + num_new_tokens
         running = budgets.running.get(request.request_id)
+        if budgets.compactions and running is not None and running.compacts:
+            budgets.compactions.consider(running)
         if running is not None and total <= running.quiet:
             return self.empty_kv_cache_blocks
         slots = budgets.allocate(lambda: original(self, request, num_new_tokens, *args, **kwargs))

@@ -18,6 +18,7 @@ from vllm_headaware.plan import Plan
 from vllm_headaware.plan.ladder import Ladders
 from vllm_headaware.plan.windows import Windows, in_tokens
 from vllm_headaware.vllm_compat.carrier import get_limits
+from vllm_headaware.vllm_compat.engine_core.compactions import make_compactions
 from vllm_headaware.vllm_compat.engine_core.request_budget import (
     RequestBudget,
     Running,
@@ -53,6 +54,7 @@ class Budgets:
         self.growth = Growth(reserve=limits.reserve)
         self.squeezes = Squeezes(self) if limits.elastic else None
         self.evicts = any(c.policy.heavy_hitters is not None for c in plan.classes)
+        self.compactions = make_compactions(self)
         self.running: dict[str, Running] = {}
         self.turn = 0
         """Goes up when a request starts, has read its prompt, or ends, and when levels change."""
@@ -69,7 +71,7 @@ class Budgets:
         if own is None:
             params = request.sampling_params
             options = read_options(params.extra_args if params else None, self.plan.policy)
-            own = RequestBudget(self.ladders.of(options), options.level)
+            own = RequestBudget(self.ladders.of(options), options.level, options.full)
             request._headaware_budget = own
         return own
 
@@ -156,6 +158,9 @@ class Budgets:
         self.turn += 1
         for known in (self.running, self.changed, self._reading):
             known.pop(name, None)
+        self.budget_of(request).compacted.clear()
+        if self.compactions:
+            self.compactions.forget(name)
         for manager in self.managers:
             manager.forget(name)
 
@@ -171,7 +176,7 @@ class Budgets:
             "started": {},
             "growth": {"expected": 0, "real": 0},
             "prefix_hits": {c.name: 0 for c in self.plan.classes},
-            "squeezed": {"surplus": 0, "floor": 0},
+            "squeezed": {"surplus": 0, "floor": 0, "compacted": 0},
             "avoided": {"preemptions": 0},
         }
 

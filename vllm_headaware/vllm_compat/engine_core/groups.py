@@ -35,8 +35,9 @@ def _register_specs() -> None:
     from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
     from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry
 
-    from vllm_headaware.cache.managers import SinkWindowManager, UnlimitedManager
+    from vllm_headaware.cache.managers import SinkWindowManager
     from vllm_headaware.cache.specs import SinkWindowSpec, UnlimitedSpec
+    from vllm_headaware.cache.unlimited import UnlimitedManager
 
     register_all_kvcache_specs(None)
     KVCacheSpecRegistry.register(UnlimitedSpec, UnlimitedManager, UnlimitedSpec)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from vllm_headaware.cache.accounts import Account
 from vllm_headaware.cache.at_hand import AtHand
 from vllm_headaware.cache.regimes import Regimes
-from vllm_headaware.plan.windows import Windows
+from vllm_headaware.plan.windows import Window, Windows
 
 
 def settled(request: Any) -> int:
@@ -20,6 +19,8 @@ class RequestBudget:
     """What the scheduler remembers of a request: its ladder, its place on it, and its windows.
 
     Attributes:
+        full: whether it asked for every head to keep everything.
+        compacted: windows of classes of which it keeps a share, by index, since it started last.
         level: its place on the ladder.
         started_at: the level it started at; None before.
         expected: tokens of its answer that were expected when it started.
@@ -27,8 +28,9 @@ class RequestBudget:
             started; a request that was put back is computed anew.
     """
 
-    def __init__(self, ladder: list[Windows], pinned: int | None) -> None:
-        self.ladder, self.pinned = ladder, pinned
+    def __init__(self, ladder: list[Windows], pinned: int | None, full: bool = False) -> None:
+        self.ladder, self.pinned, self.full = ladder, pinned, full
+        self.compacted: dict[int, Window] = {}
         self.level = pinned or 0
         self.started_at: int | None = None
         self.expected = 0
@@ -37,7 +39,10 @@ class RequestBudget:
     @property
     def windows(self) -> Windows:
         """What each class keeps of it; while there is room it may keep more."""
-        return self.ladder[self.level]
+        windows = self.ladder[self.level]
+        if not self.compacted:
+            return windows
+        return tuple(self.compacted.get(index, window) for index, window in enumerate(windows))
 
     @property
     def movable(self) -> bool:
@@ -63,13 +68,14 @@ class Running:
         account: its latest.
         quiet: tokens up to which a decoding request takes no block, gives none back, and fills
             none; 0 where that is not known.
+        compacts: whether it is to be compacted yet.
     """
 
-    __slots__ = ("account", "classes", "quiet", "regimes", "request")
+    __slots__ = ("account", "classes", "compacts", "quiet", "regimes", "request")
 
-    def __init__(self, request: Any, regimes: Regimes, classes: Sequence[AtHand]) -> None:
+    def __init__(self, request: Any, regimes: Regimes, classes: list[AtHand]) -> None:
         self.request, self.regimes, self.classes = request, regimes, classes
-        self.quiet = 0
+        self.quiet, self.compacts = 0, True
         self.account: Account
 
     def own(self) -> list[int]:

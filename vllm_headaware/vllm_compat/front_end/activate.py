@@ -8,9 +8,11 @@ from typing import Any
 from vllm_headaware.attention import LIBRARY, OPERATION
 from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.config.request import RequestLimits
+from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.plan import Plan
 from vllm_headaware.plan.geometry import ModelGeometry, served_windows
 from vllm_headaware.policies.base import HeadPolicy
+from vllm_headaware.profile.format import HeadProfile
 from vllm_headaware.profile.model_hash import resolve_model_dir
 from vllm_headaware.profile.planning import plan_model
 from vllm_headaware.vllm_compat.carrier import put_plan
@@ -49,10 +51,28 @@ def activate(vllm_config: Any, config: KVPolicyConfig) -> None:
         elastic=config.elastic == "all",
     )
     split_graphs(vllm_config.compilation_config)
-    put_plan(vllm_config, plan, profile.checksum if profile else "", limits)
+    checksum = profile.checksum if profile else ""
+    put_plan(vllm_config, plan, checksum, limits, token_scores_for(config, profile))
     logger.info(describe(plan))
     if vllm_config.device_config.device_type == "cuda":
         logger.warning(UNTRIED)
+
+
+def token_scores_for(config: KVPolicyConfig, profile: HeadProfile | None) -> str:
+    """What workers need of a profile besides the plan.
+
+    Raises:
+        HeadAwareError: heads are to choose tokens, and the profile cannot tell which.
+    """
+    if config.retrieval_keep >= 1 or profile is None:
+        return ""
+    if not profile.token_scores:
+        raise HeadAwareError(
+            "--kv-retrieval-keep needs token scores, which this head profile does not have: make a"
+            " new one with `vllm-headaware profile MODEL`, without --through-engine, or remove the"
+            " flag"
+        )
+    return profile.token_scores
 
 
 def split_graphs(compilation_config: Any) -> None:
@@ -97,4 +117,6 @@ def _kept(policy: HeadPolicy) -> str:
         return f" (sink {policy.sink}, heaviest {policy.heavy_hitters})"
     if policy.exact:
         return f" (the model's own last {policy.window})"
-    return "" if policy.window is None else f" (sink {policy.sink} + last {policy.window})"
+    if policy.window is None:
+        return "" if policy.keep >= 1 else f" ({policy.keep:.0%} of a prompt)"
+    return f" (sink {policy.sink} + last {policy.window})"

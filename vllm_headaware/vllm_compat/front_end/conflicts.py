@@ -125,6 +125,16 @@ CONFLICTS = (
         lambda _, config: config.policy == "h2o" and config.elastic == "all",
     ),
     Conflict(
+        "--kv-retrieval-keep with --kv-elastic all",
+        "requests would keep everything while there is room; use --kv-elastic prompt",
+        lambda _, config: config.retrieval_keep < 1 and config.elastic == "all",
+    ),
+    Conflict(
+        "--kv-retrieval-keep with --speculative-config",
+        "drafts that are rejected might be among what stays; remove one of them",
+        lambda c, config: config.retrieval_keep < 1 and c.speculative_config is not None,
+    ),
+    Conflict(
         "model runner V1 on GPUs",
         "unset VLLM_USE_V2_MODEL_RUNNER",
         lambda c, _: c.device_config.device_type == "cuda" and not c.use_v2_model_runner,

@@ -49,6 +49,16 @@ HELP: dict[str, tuple[str, str]] = {
         "Share of all KV heads that keep everything, 0 to 1; of fewer than twelve heads at least"
         " two, unless it is 0.",
     ),
+    "retrieval_keep": (
+        "SHARE",
+        "Share of a prompt's tokens that these keep once it has been read, above 0 and up to 1:"
+        " each head its own, by scores of the profile. Text that is to be repeated word for word"
+        " suffers first. 1: all.",
+    ),
+    "retrieval_recent": (
+        "TOKENS",
+        "Latest tokens of a prompt that all stay where --kv-retrieval-keep is below 1.",
+    ),
     "induction_share": ("SHARE", "Share of all KV heads that keep the wide window, 0 to 1."),
     "sink": ("TOKENS", "First tokens that windowed heads always keep."),
     "window": ("TOKENS", "Last tokens that local heads keep."),

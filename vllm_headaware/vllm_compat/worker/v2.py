@@ -9,6 +9,7 @@ from vllm_headaware.attention.slots import RequestSlots, SlotValues, slots, use_
 from vllm_headaware.plan.windows import in_tokens
 from vllm_headaware.vllm_compat.carrier import WINDOWS, plan_of
 from vllm_headaware.vllm_compat.on_import import on_import
+from vllm_headaware.vllm_compat.worker.compactions import carry_out
 from vllm_headaware.vllm_compat.wrap import wrap
 
 RUNNER = "vllm.v1.worker.gpu.model_runner"
@@ -36,6 +37,9 @@ def _initialize_kv_cache(original: Any, self: Any, *args: Any, **kwargs: Any) ->
 
 
 def _add_requests(original: Any, self: Any, scheduler_output: Any) -> Any:
+    for name, move in carry_out(self, scheduler_output).items():
+        table = self.block_tables.block_tables[move.class_index]
+        table.stage_write(self.req_states.req_id_to_index[name], 0, move.after)
     result = original(self, scheduler_output)
     plan = plan_of(self)
     if plan is not None:
