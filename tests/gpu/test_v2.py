@@ -14,6 +14,7 @@ from testbench.random_profile import write_profile
 from testbench.small_requests import POLICY, make_prompts
 from tests.engine.scenario import run_scenario
 from tests.engine.test_budgets import expect_reference
+from tests.engine.test_compaction import expect_what_was_kept
 from tests.reference.tiny import TINY_3_KV_HEADS, make_tiny_model
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.gpu]
@@ -61,13 +62,23 @@ def in_format(kind: str, runner: str) -> dict[str, Any]:
     return {**options, "max_tokens": 5, "logprobs": 8}
 
 
+KEPT: dict[str, Any] = {"kv_retrieval_keep": 0.4, "kv_retrieval_recent": 32}
 ONE_CLASS = {k: v for k, v in ENGINE.items() if k[:7] not in ("kv_retr", "kv_indu")}
+
+
+def moved_in_k8v4(runner: str) -> dict[str, Any]:
+    options = in_format("k8v4", runner)
+    return {**options, "rounds": [PROMPTS[4:]], "engine": {**options["engine"], **KEPT}}
+
+
 SCENARIOS: dict[str, dict[str, Any]] = {
     # Poisoned blocks, prompts in chunks of at most 100 tokens, then all of them once more.
     "chunks, then hits": {"rounds": [PROMPTS, PROMPTS], "engine": ENGINE, "poison": True},
     "own windows": put_back_twice(0),
     "own windows, wider while reading": put_back_twice(100),
     **{f"{kind}, {runner}": in_format(kind, runner) for kind in KINDS for runner in ("v1", "v2")},
+    "moved": {"rounds": [PROMPTS[4:]], "engine": {**ENGINE, **KEPT}},
+    **{f"moved, {runner}": moved_in_k8v4(runner) for runner in ("v1", "v2")},
     "one class": {"rounds": [PROMPTS[3:]], "engine": {**ONE_CLASS, "kv_policy": "streamingllm"}},
     "two classes": {"rounds": [PROMPTS[3:]], "engine": {**ENGINE, "kv_induction_share": 0.0}},
 }
@@ -120,19 +131,38 @@ def test_both_runners_alike(
 ) -> None:
     """The native CPU kernels under V1 and the Triton kernels under V2: log probabilities, up to
     where the most likely token is another."""
-    v1, v2 = (reports[f"{kind}, {runner}"].result() for runner in ("v1", "v2"))
+    compared = compare_runners(reports, kind, KINDS[kind])
+    record_property("engine_tokens_checked", compared)
+
+
+def compare_runners(reports: dict[str, Future[Any]], name: str, bound: float) -> int:
+    """Tokens whose log probabilities were compared, and are as near as that."""
+    v1, v2 = (reports[f"{name}, {runner}"].result() for runner in ("v1", "v2"))
     assert [side["held_at_end"] for side in (v1, v2)] == [0, 0]
     compared = 0
     for name, tokens in v1["tokens"].items():
         for at, token in enumerate(tokens):
             ours, theirs = v2["logprobs"][name][at], v1["logprobs"][name][at]
-            near = pytest.approx(theirs[str(token)], abs=KINDS[kind])
+            near = pytest.approx(theirs[str(token)], abs=bound)
             assert ours[str(token)] == near, (name, at)
             compared += 1
             if v2["tokens"][name][at] != token:
                 break
     assert compared >= 2 * len(v1["tokens"])
-    record_property("engine_tokens_checked", compared)
+    return compared
+
+
+def test_tokens_move_together(
+    model: Path, reports: dict[str, Future[Any]], record_property: Record
+) -> None:
+    """What each head keeps of a prompt, out of the blocks of the Triton kernels and into others."""
+    report = reports["moved"].result()
+    assert (report["faults"], report["held_at_end"]) == ([], 0)
+    assert {move["num_tokens"] for move in report["moved"]} == {*LENGTHS[4:]}
+    expect_what_was_kept(model, report, PROMPTS[4:])
+    assert all(reports[f"moved, {runner}"].result()["moved"] for runner in ("v1", "v2"))
+    compared = compare_runners(reports, "moved", KINDS["k8v4"])
+    record_property("engine_tokens_checked", compared + 12)
 
 
 @pytest.mark.parametrize("name", ["one class", "two classes"])
