@@ -383,3 +383,72 @@ def test_quiet_until_a_block_comes_or_goes(window: int) -> None:
     manager.remove_skipped_blocks("a", until)
     manager.allocate_new_blocks("a", until + 1, until + 1)
     assert held(manager, "a") != before
+
+
+def compactable(*names: str) -> UnlimitedManager:
+    """Requests of 40 tokens of the same prompt, whose first 9 blocks are in the prefix cache."""
+    manager: Any = make_unlimited()
+    for name in names:
+        if found := manager.req_to_blocks.get(names[0]):
+            manager.block_pool.touch(found)
+            manager.req_to_blocks[name] = list(found)
+        else:
+            manager.allocate_new_blocks(name, 39, 39)
+            cache(manager, name, 39)
+    return manager
+
+
+def test_compacted_blocks_are_the_requests_own() -> None:
+    """Sinks stay; blocks that are shared or may be found again are replaced, the others are not."""
+    manager = compactable("a", "b")
+    pool, theirs = manager.block_pool, [b.block_id for b in manager.req_to_blocks["b"]]
+    free = pool.get_num_free_blocks()
+    moved = manager.compact("a", 6)
+    assert moved is not None
+    before, after = moved
+    assert before == theirs
+    assert after[:2] == before[:2]
+    assert after[2:6] == [0] * 4
+    assert not {*after[6:]} & {*before}, "b holds them"
+    assert [b.block_id for b in manager.req_to_blocks["b"]] == theirs
+    assert free - pool.get_num_free_blocks() == 4, "what b holds is not free"
+    assert manager.own_blocks("a") == 4
+    assert manager.gives_back("a")
+    assert not manager.gives_back("b")
+    again = manager.compact("b", 6)
+    assert again is not None
+    assert again[1][9] == theirs[9], "not full, so nobody finds it: written to where it is"
+    assert not {*again[1][6:9]} & {*before, *after}
+    hits = [pool.get_cached_block(HASHES[place], [0]) for place in range(10)]
+    assert [bool(hit) for hit in hits] == [True] * 9 + [False], "originals are found again"
+    manager.free("a")
+    manager.free("b")
+    manager.forget("a")
+    assert pool.get_num_free_blocks() == free + 10
+    assert not manager.gives_back("a")
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_compacted_where_few_blocks_are_free(spare: int) -> None:
+    """What only the request holds leaves the prefix cache, the first places first."""
+    manager = compactable("a")
+    pool = manager.block_pool
+    pool.get_new_blocks(pool.get_num_free_blocks() - spare)
+    moved = manager.compact("a", 6)
+    assert moved is not None
+    before, after = moved
+    assert [x == y for x, y in zip(before[6:], after[6:], strict=True)] == [
+        *(True, True),
+        *((False, True) if spare else (True, True)),
+    ]
+    assert pool.get_cached_block(HASHES[6], [0]) is None, "not what it was"
+    assert pool.get_num_free_blocks() == spare + 4
+
+
+def test_not_compacted_where_others_hold_it_and_none_is_free() -> None:
+    manager = compactable("a", "b")
+    pool, theirs = manager.block_pool, [b.block_id for b in manager.req_to_blocks["b"]]
+    pool.get_new_blocks(pool.get_num_free_blocks() - 3)
+    assert manager.compact("a", 6) is None
+    assert [b.block_id for b in manager.req_to_blocks["a"]] == theirs
+    assert pool.get_num_free_blocks() == 3

@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import torch
@@ -19,6 +20,7 @@ from vllm_headaware.profile.answers import answer_divergence, read_prompt
 from vllm_headaware.profile.gate import gate_gradients
 from vllm_headaware.profile.heap import give_back_large_blocks
 from vllm_headaware.profile.run import load_model
+from vllm_headaware.profile.token_scores import learn_token_scores
 
 ANSWER, SINK, WINDOW = 64, 64, 512
 FEW = 128
@@ -33,7 +35,8 @@ def peak() -> int:
 
 
 def measure(folder: Path, tokens: int) -> dict[str, int]:
-    """Load, one question, one answer of twice the length; the peak after each."""
+    """Load, one question, one answer of twice the length, one context that is said twice; the peak
+    after each."""
     model, _ = load_model(folder)
     peaks = {"loaded": peak()}
     vocabulary = model.config.vocab_size
@@ -49,6 +52,9 @@ def measure(folder: Path, tokens: int) -> dict[str, int]:
         with torch.enable_grad(), torch.autograd.set_multithreading_enabled(False):
             answer_divergence(model, read, gates, SINK, WINDOW).backward()
     peaks["answer"] = peak()
+    tokenizer = SimpleNamespace(encode=lambda text, add_special_tokens: [0] * len(text.split()))
+    assert learn_token_scores(model, tokenizer, [ids[:tokens].tolist()]) is not None
+    peaks["token_scores"] = peak()
     return peaks
 
 

@@ -9,8 +9,12 @@ import torch
 
 from vllm_headaware.attention.split import HeadSplitAttention
 from vllm_headaware.cache.compaction import Move
+from vllm_headaware.kernels.rows import Rows
 from vllm_headaware.kernels.token_scores import choose, scores
-from vllm_headaware.plan import Plan
+from vllm_headaware.plan import HeadClass, Plan
+
+PIECE = 4096
+"""Tokens whose scores are computed at a time; bounds memory."""
 
 
 def compact(
@@ -24,31 +28,45 @@ def compact(
         rank: of tensor parallelism.
     """
     own = plan.classes[move.class_index]
-    sinks = own.sink_blocks * own.block_tokens
-    count = move.num_tokens - move.first * own.block_tokens
     first_head = rank * (plan.geometry.num_kv_heads // plan.tensor_parallel_size)
     for split in splits:
         children: Any = split.by_class
         for child, heads in zip(children, split.heads, strict=True):
-            if child.head_class.name != own.name:
-                continue
-            cache = child.kv_cache
-            assert split.kernels.rows is not None, "models that cannot be compacted are refused"
-            take, put = split.kernels.rows
-            before, after = (
-                torch.tensor(ids, device=cache.device)
-                for ids in (move.before, move.after[move.first :])
-            )
-            rows = take(cache[before], own.policy.dtype, split.head_size)
-            key, value = (x[:, : move.num_tokens] for x in rows.numbers(own.policy.dtype))
-            cos, sin = split.rotation(move.num_tokens)
-            head_weights = weights[split.layer, [first_head + head for head in heads]]
-            kept = choose(
-                scores(key, value, head_weights, cos, sin),
-                count,
-                sinks,
-                min(own.policy.recent, count),
-            )
-            blocks = cache[after]
-            put(rows.of(kept).padded(len(after) * own.block_tokens), own.policy.dtype, blocks)
-            cache[after] = blocks
+            if child.head_class.name == own.name:
+                all_heads = [first_head + head for head in heads]
+                _compact_heads(split, child.kv_cache, own, move, weights[split.layer, all_heads])
+
+
+def _compact_heads(
+    split: HeadSplitAttention,
+    cache: torch.Tensor,
+    own: HeadClass,
+    move: Move,
+    weights: torch.Tensor,
+) -> None:
+    """The heads that a layer has of the class."""
+    assert split.kernels.rows is not None, "models that cannot be compacted are refused"
+    take, put = split.kernels.rows
+    dtype, block = own.policy.dtype, own.block_tokens
+    before, after = (
+        torch.tensor(ids, device=cache.device) for ids in (move.before, move.after[move.first :])
+    )
+    rows, count = take(cache[before], dtype, split.head_size), move.num_tokens - move.first * block
+    found = _scores(split, rows, dtype, move.num_tokens, weights)
+    kept = choose(found, count, own.sink_blocks * block, min(own.policy.recent, count))
+    blocks = cache[after]
+    put(rows.of(kept).padded(len(after) * block), dtype, blocks)
+    cache[after] = blocks
+
+
+def _scores(
+    split: HeadSplitAttention, rows: Rows, dtype: str, num_tokens: int, weights: torch.Tensor
+) -> torch.Tensor:
+    """Scores of a request's tokens: float32 [heads, num_tokens]."""
+    cos, sin = split.rotation(num_tokens)
+    pieces = []
+    for begin in range(0, num_tokens, PIECE):
+        part = slice(begin, min(begin + PIECE, num_tokens))
+        key, value = rows.between(part.start, part.stop).numbers(dtype)
+        pieces.append(scores(key, value, weights, cos[part], sin[part]))
+    return torch.cat(pieces, 1)

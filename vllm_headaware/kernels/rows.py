@@ -37,6 +37,10 @@ class Rows:
 
         return Rows(pick(self.key), pick(self.value), pick(self.scales))
 
+    def between(self, begin: int, end: int) -> Rows:
+        """The rows of tokens begin .. end - 1."""
+        return Rows(self.key[:, begin:end], self.value[:, begin:end], self.scales[:, begin:end])
+
     def padded(self, count: int) -> Rows:
         """With rows of zeros at the end, so that there are `count`."""
 

@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import torch
 
-PIECE = 4096
-"""Tokens scored at a time; bounds memory."""
-
 
 def num_features(head_size: int) -> int:
     """Numbers that a score is made of."""
@@ -60,12 +57,8 @@ def scores(
         weights: float32 [heads, num_features(head_size)].
         cos, sin: float32, see unrotated().
     """
-    pieces = []
-    for begin in range(0, key.shape[1], PIECE):
-        own = slice(begin, begin + PIECE)
-        plain = unrotated(key[:, own], cos[own], sin[own])
-        pieces.append((features(plain, value[:, own]) @ weights[..., None]).squeeze(-1))
-    return torch.cat(pieces, 1)
+    plain = unrotated(key, cos, sin)
+    return (features(plain, value) @ weights[..., None]).squeeze(-1)
 
 
 def choose(scores: torch.Tensor, count: int, sinks: int, recent: int) -> torch.Tensor:

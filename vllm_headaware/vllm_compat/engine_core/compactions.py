@@ -56,7 +56,9 @@ class Compactions:
     def take(self, scheduled: Any) -> dict[str, Move]:
         """What the workers of a step have to move."""
         moves, self._moves = self._moves, {}
-        return {name: move for name, move in moves.items() if name in scheduled}
+        # Their blocks are others' from now on.
+        assert moves.keys() <= scheduled.keys(), "a request that has moved runs in the same step"
+        return moves
 
     def forget(self, request_id: str) -> None:
         """A request has given up its blocks."""
