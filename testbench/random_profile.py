@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from vllm_headaware.kernels.token_scores import num_features
+from vllm_headaware.kernels.score_size import num_features
 from vllm_headaware.profile.format import SCORES, HeadProfile, ProfiledModel
 from vllm_headaware.profile.locate import FILE_NAME
 from vllm_headaware.profile.model_hash import model_hash

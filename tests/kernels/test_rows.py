@@ -10,7 +10,8 @@ import torch
 from tests.kernels.test_cpu_attention import OWNERS, Batch
 from vllm_headaware.kernels.cpu import rows as cpu
 from vllm_headaware.kernels.formats import FORMATS
-from vllm_headaware.kernels.token_scores import choose, features, num_features, scores, unrotated
+from vllm_headaware.kernels.score_size import num_features
+from vllm_headaware.kernels.token_scores import choose, features, scores, unrotated
 from vllm_headaware.kernels.triton import rows as triton
 
 REQUEST = 3

@@ -7,7 +7,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.profile.profiles import make_model
-from vllm_headaware.kernels.token_scores import features, num_features
+from vllm_headaware.kernels.score_size import num_features
+from vllm_headaware.kernels.token_scores import features
 from vllm_headaware.profile.agreement import spearman
 from vllm_headaware.profile.probe import native_attention, watch_attention
 from vllm_headaware.profile.token_scores import (

@@ -12,11 +12,6 @@ from __future__ import annotations
 import torch
 
 
-def num_features(head_size: int) -> int:
-    """Numbers that a score is made of."""
-    return 4 * head_size + head_size // 2
-
-
 def features(key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """What a score is made of.
 
@@ -24,7 +19,7 @@ def features(key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         key: [..., head_size], not rotated by position; value: likewise.
 
     Returns:
-        [..., num_features(head_size)].
+        [..., num_features(head_size)], see score_size.py.
     """
     first, second = key.chunk(2, -1)
     pairs = (first.square() + second.square()).sqrt()

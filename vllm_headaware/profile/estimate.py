@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vllm_headaware.kernels.token_scores import num_features
+from vllm_headaware.kernels.score_size import num_features
 from vllm_headaware.profile.answers import EPOCHS
 from vllm_headaware.profile.described import head_shape
 from vllm_headaware.profile.model_hash import read_header

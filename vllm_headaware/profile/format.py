@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.profile.token_weights import unpack
+from vllm_headaware.profile.token_weights import read
 
 FORMAT = "vllm-headaware-head-profile"
 VERSION = 2
@@ -167,7 +167,7 @@ class HeadProfile:
         layers, heads = self.model.num_layers, self.model.num_kv_heads
         try:
             if self.token_scores:
-                unpack(self.token_scores, layers, heads, self.model.head_size)
+                read(self.token_scores, layers, heads, self.model.head_size)
         except (ValueError, TypeError) as error:
             raise HeadAwareError(f"token scores in head profile {path}: {error}; {REDO}") from error
         for name in SCORES:

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from vllm_headaware.errors import HeadAwareError
-from vllm_headaware.kernels.token_scores import features, num_features, unrotated
+from vllm_headaware.kernels.score_size import num_features
+from vllm_headaware.kernels.token_scores import features, unrotated
 from vllm_headaware.plan.geometry import layer_windows
 from vllm_headaware.profile.probe import native_attention, row_attention, watch_attention
 from vllm_headaware.tasks.long import make_long

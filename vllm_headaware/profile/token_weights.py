@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+from typing import TYPE_CHECKING, Any
 
-import torch
+from vllm_headaware.kernels.score_size import num_features
 
-from vllm_headaware.kernels.token_scores import num_features
+if TYPE_CHECKING:
+    import torch
 
 BYTES = 2
 """Of a weight, a float16."""
@@ -24,6 +26,15 @@ def unpack(text: str, num_layers: int, num_kv_heads: int, head_size: int) -> tor
     Raises:
         ValueError: they are not of such a model, or not numbers.
     """
+    import torch
+
+    return torch.from_numpy(read(text, num_layers, num_kv_heads, head_size).astype("float32"))
+
+
+def read(text: str, num_layers: int, num_kv_heads: int, head_size: int) -> Any:
+    """The same as a NumPy array of float16, without torch, which takes long to import."""
+    import numpy
+
     shape = num_layers, num_kv_heads, num_features(head_size)
     try:
         raw = base64.b64decode(text, validate=True)
@@ -31,7 +42,7 @@ def unpack(text: str, num_layers: int, num_kv_heads: int, head_size: int) -> tor
         raise ValueError(f"not base64: {error}") from error
     if len(raw) != BYTES * shape[0] * shape[1] * shape[2]:
         raise ValueError(f"{len(raw)} bytes are not {shape[0]} x {shape[1]} x {shape[2]} weights")
-    weights = torch.frombuffer(bytearray(raw), dtype=torch.float16).view(shape).float()
-    if not bool(weights.isfinite().all()):
+    weights = numpy.frombuffer(raw, numpy.float16).reshape(shape)
+    if not numpy.isfinite(weights).all():
         raise ValueError("weights are not finite")
     return weights
