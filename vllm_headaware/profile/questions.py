@@ -28,7 +28,8 @@ PASSAGE_TOKENS = 64
 KINDS = 5
 """Of answers; see make_given()."""
 ANSWER_EVERY = 12
-"""Of so many samples, one answer of each kind and length; at least two, one for either half."""
+"""Of so many samples, one answer of each kind and length; with fewer than two, halves are of one
+length each."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def make_answers(tokenizer: Any, *, each: int, lengths: Sequence[int], seed: int
 
 def answers_each(samples: int) -> int:
     """Answers of each kind and length that go with so many questions."""
-    return max(samples // ANSWER_EVERY, 2)
+    return max(samples // ANSWER_EVERY, 1)
 
 
 def answer_lengths(config: Any, longest: int) -> tuple[int, ...]:
