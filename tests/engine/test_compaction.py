@@ -17,6 +17,7 @@ from testbench.small_requests import POLICY, make_prompts
 from tests.engine.ranks import generate_on_ranks
 from tests.engine.scenario import run_scenario
 from tests.engine.test_tensor_parallel import UNEVEN_SEED
+from vllm_headaware.kernels.reference import HeadRule
 from vllm_headaware.plan import Plan
 from vllm_headaware.plan.plan_json import plan_from_dict
 from vllm_headaware.profile.format import HeadProfile
@@ -36,9 +37,23 @@ def prompts() -> list[list[int]]:
     return make_prompts(201, LENGTHS)
 
 
-def kept_of(report: Any, num_tokens: int) -> dict[str, list[int]]:
-    """What every head kept of a request that had so many tokens."""
-    return next(move["kept"] for move in report["moved"] if move["num_tokens"] == num_tokens)
+def kept_of(report: Any, num_tokens: int) -> dict[tuple[int, int], list[int]]:
+    """What every (layer, head) kept of a request that had so many tokens."""
+    kept = next(move["kept"] for move in report["moved"] if move["num_tokens"] == num_tokens)
+    places = (place.split(".") for place in kept)
+    return {
+        (int(layer), int(head)): tokens
+        for (layer, head), tokens in zip(places, kept.values(), strict=True)
+    }
+
+
+def keep_only(
+    rules: list[list[HeadRule]], start: int, kept: dict[tuple[int, int], list[int]]
+) -> None:
+    """From a position on, heads see of the tokens before it those that they kept."""
+    for (layer, head), tokens in kept.items():
+        own = rules[layer][head]
+        rules[layer][head] = dataclasses.replace(own, kept=((start, tuple(tokens)),))
 
 
 def rules_under(plan: Plan, report: Any, changes: Any) -> HeadRules:
@@ -48,11 +63,7 @@ def rules_under(plan: Plan, report: Any, changes: Any) -> HeadRules:
     plain = [(start, [w if (w or 1) > 0 else None for w in own]) for start, own in changes]
     rules = [list(row) for row in rules_of(plan, changes=plain)]
     for start in moves[:1]:
-        for place, tokens in kept_of(report, start).items():
-            layer, head = map(int, place.split("."))
-            rules[layer][head] = dataclasses.replace(
-                rules[layer][head], kept=((start, tuple(tokens)),)
-            )
+        keep_only(rules, start, kept_of(report, start))
     return rules
 
 
@@ -135,7 +146,7 @@ def test_heads_keep_their_own_tokens(model: Path, prompts: list[list[int]]) -> N
     for prompt in prompts[:1]:
         expected = best_tokens(model, plan, HeadProfile.load(model / FILE_NAME), prompt)
         for (layer, head), tokens in expected.items():
-            chosen = kept_of(report, len(prompt))[f"{layer}.{head}"]
+            chosen = kept_of(report, len(prompt))[layer, head]
             assert len({*chosen} - {*tokens}) <= 1, "but for a tie"
     expect_what_was_kept(model, report, prompts)
     assert report["cached"]["1/0"] > 0, "originals stay in the prefix cache"
@@ -188,8 +199,5 @@ def test_two_ranks(model: Path, prompts: list[list[int]], tmp_path: Path) -> Non
                 plan, changes=[(0, [None] * len(plan.classes)), (len(prompt), plan.windows)]
             )
         ]
-        for (layer, head), kept in best_tokens(model, plan, profile, prompt).items():
-            rules[layer][head] = dataclasses.replace(
-                rules[layer][head], kept=((len(prompt), tuple(kept)),)
-            )
+        keep_only(rules, len(prompt), best_tokens(model, plan, profile, prompt))
         assert tokens == HFReference(model, rules).greedy(prompt, 12)

@@ -28,31 +28,47 @@ def compact(
         rank: of tensor parallelism.
     """
     own = plan.classes[move.class_index]
+    before, after = (
+        torch.tensor(ids, device=weights.device) for ids in (move.before, move.after[move.first :])
+    )
     first_head = rank * (plan.geometry.num_kv_heads // plan.tensor_parallel_size)
     for split in splits:
         children: Any = split.by_class
         for child, heads in zip(children, split.heads, strict=True):
             if child.head_class.name == own.name:
                 all_heads = [first_head + head for head in heads]
-                _compact_heads(split, child.kv_cache, own, move, weights[split.layer, all_heads])
+                _compact_heads(
+                    split,
+                    child.kv_cache,
+                    own,
+                    before,
+                    after,
+                    move.num_tokens,
+                    weights[split.layer, all_heads],
+                )
 
 
 def _compact_heads(
     split: HeadSplitAttention,
     cache: torch.Tensor,
     own: HeadClass,
-    move: Move,
+    before: torch.Tensor,
+    after: torch.Tensor,
+    num_tokens: int,
     weights: torch.Tensor,
 ) -> None:
-    """The heads that a layer has of the class."""
+    """The heads that a layer has of the class.
+
+    Args:
+        before, after: ids of the blocks that hold the request's tokens, and of those that will hold
+            what stays.
+    """
     assert split.kernels.rows is not None, "models that cannot be compacted are refused"
     take, put = split.kernels.rows
     dtype, block = own.policy.dtype, own.block_tokens
-    before, after = (
-        torch.tensor(ids, device=cache.device) for ids in (move.before, move.after[move.first :])
-    )
-    rows, count = take(cache[before], dtype, split.head_size), move.num_tokens - move.first * block
-    found = _scores(split, rows, dtype, move.num_tokens, weights)
+    rows = take(cache[before], dtype, split.head_size)
+    count = num_tokens - (len(before) - len(after)) * block
+    found = _scores(split, rows, dtype, num_tokens, weights)
     kept = choose(found, count, own.sink_blocks * block, min(own.policy.recent, count))
     blocks = cache[after]
     put(rows.of(kept).padded(len(after) * block), dtype, blocks)

@@ -259,11 +259,7 @@ def _require_compactable(layer: Attention, rotary: Any, kernels: Kernels) -> Non
             or getattr(rotary, "mrope_section", None) is not None
         ),
     }
-    for reason, holds in reasons.items():
-        if holds:
-            raise HeadAwareError(
-                f"attention layer {layer.layer_name} {reason}; remove --kv-retrieval-keep"
-            )
+    _refuse(layer, reasons, "remove --kv-retrieval-keep")
 
 
 def soft_cap_of(layer: Attention) -> float:
@@ -292,6 +288,11 @@ def _require_splittable(
             f"has attention sink weights, {needs}": layer.has_sink,
             f"caps its logits, {needs}": soft_cap_of(layer) > 0,
         }
+    _refuse(layer, reasons, ELSE)
+
+
+def _refuse(layer: Attention, reasons: dict[str, bool], do: str) -> None:
+    """Say the first reason that holds, and what to do."""
     for reason, holds in reasons.items():
         if holds:
-            raise HeadAwareError(f"attention layer {layer.layer_name} {reason}; {ELSE}")
+            raise HeadAwareError(f"attention layer {layer.layer_name} {reason}; {do}")

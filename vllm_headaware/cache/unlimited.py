@@ -56,18 +56,12 @@ class UnlimitedManager(ClassManager, FullAttentionManager):
         pool.evict_blocks({blocks[place].block_id for place in found[:lack]})
         replaced = [*shared, *found[lack:]]
         new = pool.get_new_blocks(len(replaced))
-        old = [blocks[place] for place in replaced]
+        pool.free_blocks([blocks[place] for place in reversed(replaced)])
         for place, block in zip(replaced, new, strict=True):
             blocks[place] = block
-        hidden = range(self.kv_cache_spec.sink_blocks, first)
-        old += [blocks[place] for place in hidden]
-        for place in hidden:
-            blocks[place] = self._null_block
-        pool.free_blocks(reversed(old))
+        self.evict(request_id, range(first - 1, self.kv_cache_spec.sink_blocks - 1, -1))
         self._compacted.add(request_id)
         self._keep(request_id, [b for b in blocks if b.ref_cnt == 1 and not b.is_null])
-        # Those after them depend on what went.
-        self.num_cached_block[request_id] = NEVER_CACHED
         return before, [block.block_id for block in blocks]
 
     def evict(self, request_id: str, positions: Sequence[int]) -> None:

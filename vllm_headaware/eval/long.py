@@ -18,10 +18,12 @@ from statistics import fmean
 from typing import Any
 
 from vllm_headaware import __version__
+from vllm_headaware.config import KVPolicyConfig
 from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.eval.interval import relative_interval
 from vllm_headaware.eval.journal import Journal, key_of
 from vllm_headaware.eval.quick import ABLE
+from vllm_headaware.plan import make_plan
 from vllm_headaware.plan.geometry import read_geometry
 from vllm_headaware.tasks.given import Given
 from vllm_headaware.tasks.long import LONG_ANSWER, longest_answer, make_long
@@ -95,15 +97,13 @@ def compare(
         for given in make_long(tokenizer, kinds, split=split, count=count, tokens=tokens, seed=seed)
     ]
     longest = max(len(one.prompt) + len(one.answer) for one in prompts) + SPARE
-    geometry = read_geometry(model, dtype, longest)
+    whole = make_plan(KVPolicyConfig("full"), read_geometry(model, dtype, longest))
+    room = ROOM * (longest + SPARE_BLOCK)
     common = {
         "dtype": dtype,
         "max_model_len": longest,
         "enforce_eager": True,
-        "kv_cache_memory_bytes": ROOM
-        * (longest + SPARE_BLOCK)
-        * geometry.num_heads_total
-        * geometry.head_token_bytes,
+        "kv_cache_memory_bytes": whole.dense_bytes(room, room),
     }
     kept = Journal(journal)
     rows: dict[str, list[dict[str, Any]]] = {}

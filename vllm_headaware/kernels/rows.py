@@ -5,6 +5,7 @@ How rows lie in a block is told by kernels/cpu/rows.py and kernels/triton/rows.p
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -62,9 +63,14 @@ class Rows:
                 else:
                     x = x * scale + self.scales[..., lows, None].float()
                     lows += 1
-                x = x @ hadamard(x.shape[-1]).to(x.device)
+                x = x @ _turn(x.shape[-1], x.device)
             found.append(x)
         return found[0], found[1]
+
+
+@functools.cache
+def _turn(size: int, device: torch.device) -> torch.Tensor:
+    return hadamard(size).to(device)
 
 
 Take = Callable[[torch.Tensor, str, int], Rows]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
-from vllm_headaware.plan.compaction import first_kept_block
 from vllm_headaware.plan.windows import Window, first_window_block, reading_window, sink_blocks
 from vllm_headaware.policies.base import HeadPolicy
 
@@ -65,7 +65,8 @@ class HeadClass:
         policy = self.policy
         if policy.window is not None or policy.keep >= 1:
             return policy.window
-        first = first_kept_block(num_prompt, policy.keep, policy.recent, self.block_tokens)
+        kept = max(math.ceil(num_prompt * policy.keep), policy.recent)
+        first = max(num_prompt - kept, 0) // self.block_tokens
         return -first * self.block_tokens if first > self.sink_blocks else None
 
     def with_window(self, window: Window) -> HeadClass:

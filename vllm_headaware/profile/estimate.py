@@ -15,10 +15,9 @@ from vllm_headaware.kernels.score_size import num_features
 from vllm_headaware.profile.answers import EPOCHS
 from vllm_headaware.profile.described import head_shape
 from vllm_headaware.profile.model_hash import read_header
-from vllm_headaware.profile.questions import KINDS, PASSAGE_TOKENS
+from vllm_headaware.profile.questions import KINDS, PASSAGE_TOKENS, answers_each
 from vllm_headaware.profile.token_scores import KINDS as CONTEXT_KINDS
 from vllm_headaware.profile.token_scores import TOKENS as CONTEXT_TOKENS
-from vllm_headaware.profile.token_scores import contexts_each
 
 VOCABULARY_ROWS = 6
 """Times that logits of an answer are held: as they come, in float, their logarithms, the wanted
@@ -100,7 +99,7 @@ def estimate(
     mean = sum(lengths) / len(lengths)
     flops = samples * FORWARDS * forward(mean) + sum(map(forward, read))
     flops += EPOCHS * len(read) * FORWARDS * forward(PASSAGE_TOKENS)
-    contexts = len(CONTEXT_KINDS) * contexts_each(samples)
+    contexts = len(CONTEXT_KINDS) * answers_each(samples)
     repetition = 2 * min(CONTEXT_TOKENS, max(lengths))
     flops += contexts * forward(repetition)
     repeated = kv_token * query_heads / kv_heads

@@ -116,7 +116,8 @@ def make_answers(tokenizer: Any, *, each: int, lengths: Sequence[int], seed: int
 
 
 def answers_each(samples: int) -> int:
-    """Answers of each kind and length that go with so many questions."""
+    """Answers of each kind and length that go with so many questions, and contexts of each kind of
+    token_scores.py."""
     return max(samples // ANSWER_EVERY, 1)
 
 

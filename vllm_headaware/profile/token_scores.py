@@ -18,7 +18,9 @@ from vllm_headaware.errors import HeadAwareError
 from vllm_headaware.kernels.score_size import num_features
 from vllm_headaware.kernels.token_scores import features, unrotated
 from vllm_headaware.plan.geometry import layer_windows
+from vllm_headaware.profile.described import head_shape
 from vllm_headaware.profile.probe import native_attention, row_attention, watch_attention
+from vllm_headaware.profile.questions import answers_each
 from vllm_headaware.tasks.long import make_long
 
 KINDS = (
@@ -28,8 +30,6 @@ KINDS = (
 """Of contexts, of tasks.long."""
 TOKENS = 1000
 """Of a context, at most; twice as many are read."""
-EVERY = 12
-"""Of so many samples, a context of each kind."""
 AGAIN = "\n\nRepeat the previous context exactly, word for word:\n\n"
 RIDGE = 0.02
 """Of what features vary by, which are scaled to vary by 1."""
@@ -37,11 +37,6 @@ FAINT = 1e-5
 """Attention that is as good as none."""
 ROWS = 256
 """Queries at a time; bounds memory."""
-
-
-def contexts_each(samples: int) -> int:
-    """Contexts of each kind that go with so many questions."""
-    return max(samples // EVERY, 1)
 
 
 def make_contexts(
@@ -62,7 +57,7 @@ def make_contexts(
                 tokenizer,
                 [kind],
                 split="calibration",
-                count=contexts_each(samples),
+                count=answers_each(samples),
                 tokens=tokens,
                 seed=seed,
             )
@@ -85,10 +80,8 @@ def learn_token_scores(
     """
     config = model.config.get_text_config()
     windows = layer_windows(config)
-    shape = config.num_hidden_layers, config.num_key_value_heads
-    head_size = getattr(config, "head_dim", None) or (
-        config.hidden_size // config.num_attention_heads
-    )
+    _, kv_heads, head_size = head_shape(config)
+    shape = config.num_hidden_layers, kv_heads
     sums = Sums(shape, num_features(head_size), model.device)
     between = _between(tokenizer)
     for context in contexts:

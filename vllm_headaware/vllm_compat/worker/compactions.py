@@ -28,11 +28,11 @@ def install() -> None:
 
 def _execute_model(original: Any, self: Any, scheduler_output: Any, *args: Any, **kw: Any) -> Any:
     for name, move in carry_out(self, scheduler_output).items():
-        group, after = move.class_index, list(move.after)
-        self.requests[name].block_ids[group][:] = after
+        group = move.class_index
+        self.requests[name].block_ids[group][:] = move.after
         row = self.input_batch.req_id_to_index.get(name)
         if row is not None:
-            self.input_batch.block_table[group].add_row(after, row)
+            self.input_batch.block_table[group].add_row(move.after, row)
     return original(self, scheduler_output, *args, **kw)
 
 
